@@ -1,0 +1,195 @@
+"""Turn the frames that documents announce into readings that a plan can wait for."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+
+from bluesky_autofocus.frames import read_frame
+from bluesky_autofocus.records import Reading
+
+__all__ = ["Analysis", "AnalysisError", "NotSubscribedError"]
+
+
+class AnalysisError(RuntimeError):
+    """An analysis failed, or was too late, to give a reading."""
+
+
+class NotSubscribedError(AnalysisError):
+    """No run that is open has been announced to the analysis."""
+
+
+class Analysis:
+    """A document callback that gives a `Reading` for every frame.
+
+    Subscribe it to a RunEngine (or replay documents into it) before the run opens. Subclasses implement
+    `analyse_frame`.
+
+    Parameters
+    ----------
+    name : str
+        Appears in the names of the recorded keys and of the stream ``reading_NAME``.
+    image_key : str, optional
+        Which image to analyse where a stream has several.
+    executor : concurrent.futures.Executor, optional
+        Where `analyse_frame` runs. By default at once, on the thread that delivers the documents, which is
+        right for what takes a few milliseconds; a slow model takes a one-thread pool.
+    fetch_frame : callable, optional
+        ``(stream_resource, index) -> frame``. By default from memory or from the file.
+    """
+
+    unit = ""
+    model_hash = ""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        image_key: str | None = None,
+        executor: Executor | None = None,
+        fetch_frame: Callable[[Mapping[str, Any], int], np.ndarray] = read_frame,
+    ) -> None:
+        self.name = name
+        self.image_key = image_key
+        self._executor = executor
+        self._fetch_frame = fetch_frame
+        self._open_runs: set[str] = set()
+        self._descriptors: dict[str, dict[str, Any]] = {}
+        self._resources: dict[str, dict[str, Any]] = {}
+        self._rows: dict[tuple[str, str], deque[tuple[str, int]]] = {}
+        self._newest: dict[str, Future[Reading]] = {}
+
+    def analyse_frame(self, frame: np.ndarray, event_uid: str) -> Reading:
+        """Return the reading of one frame; called on the executor's thread if there is one."""
+        raise NotImplementedError("an analysis says what it makes of a frame")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the readings depend on, JSON-able, for the record."""
+        return {"name": self.name}
+
+    # Documents in
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        """Take in a document."""
+        handler = getattr(self, f"_on_{name}", None)
+        if handler is not None:
+            handler(doc)
+
+    def _on_start(self, doc: dict[str, Any]) -> None:
+        self._open_runs.add(doc["uid"])
+
+    def _on_descriptor(self, doc: dict[str, Any]) -> None:
+        self._descriptors[doc["uid"]] = doc
+        # a stream of this name in an earlier run has nothing to say about this one
+        self._newest.pop(doc["name"], None)
+
+    def _on_stream_resource(self, doc: dict[str, Any]) -> None:
+        self._resources[doc["uid"]] = doc
+
+    def _on_stream_datum(self, doc: dict[str, Any]) -> None:
+        key = self._resources[doc["stream_resource"]]["data_key"]
+        rows = self._rows.setdefault((doc["descriptor"], key), deque())
+        rows.extend(
+            (doc["stream_resource"], row) for row in range(doc["indices"]["start"], doc["indices"]["stop"])
+        )
+
+    def _on_event(self, doc: dict[str, Any]) -> None:
+        descriptor = self._descriptors.get(doc["descriptor"])
+        if descriptor is None:
+            return  # subscribed in mid-run: `require_open_run` has told, or will
+        images = [key for key, data in descriptor["data_keys"].items() if _is_image(data)]
+        # Rows and Events of a stream correspond one to one, in order; each is taken whether it is used or not.
+        frames = {key: self._rows[doc["descriptor"], key].popleft() for key in images}
+        if not frames:
+            return
+        stream = descriptor["name"]
+        try:
+            resource_uid, row = frames[self._choose(images, stream)]
+            frame = self._fetch_frame(self._resources[resource_uid], row)
+        except Exception as error:
+            self._newest[stream] = _failed(error)
+            return
+        if self._executor is not None:
+            self._newest[stream] = self._executor.submit(self.analyse_frame, frame, doc["uid"])
+            return
+        future: Future[Reading] = Future()
+        try:
+            future.set_result(self.analyse_frame(frame, doc["uid"]))
+        except Exception as error:
+            # Kept for whoever waits for the reading: raised here it would end a plan that does not care.
+            future.set_exception(error)
+        self._newest[stream] = future
+
+    def _choose(self, images: list[str], stream: str) -> str:
+        if self.image_key is not None:
+            if self.image_key not in images:
+                raise AnalysisError(
+                    f"{self.name}: stream {stream!r} has no image {self.image_key!r}, only {images}"
+                )
+            return self.image_key
+        if len(images) > 1:
+            raise AnalysisError(f"{self.name}: stream {stream!r} has several images, choose an image_key of {images}")
+        return images[0]
+
+    def _on_stop(self, doc: dict[str, Any]) -> None:
+        run = doc["run_start"]
+        self._open_runs.discard(run)
+        ended = {uid for uid, descriptor in self._descriptors.items() if descriptor["run_start"] == run}
+        self._descriptors = {uid: d for uid, d in self._descriptors.items() if uid not in ended}
+        self._rows = {key: rows for key, rows in self._rows.items() if key[0] not in ended}
+        self._resources = {uid: r for uid, r in self._resources.items() if r["run_start"] != run}
+
+    # Readings out
+
+    def require_open_run(self) -> None:
+        """Make sure that the documents of an open run arrive here.
+
+        Raises
+        ------
+        NotSubscribedError
+            Saying how to subscribe.
+        """
+        if not self._open_runs:
+            raise NotSubscribedError(
+                f"analysis {self.name!r} has seen no run open: subscribe it before the run starts, "
+                "RE.subscribe(analysis), and run the stub inside a plan that opens a run"
+            )
+
+    async def settled(self, stream: str) -> None:
+        """Wait until the newest reading of a stream is there, whether it succeeded or failed."""
+        future = self._newest.get(stream)
+        if future is not None and not future.done():
+            await asyncio.wait([asyncio.wrap_future(future)])
+
+    def reading(self, stream: str) -> Reading:
+        """Return the newest reading of a stream.
+
+        Raises
+        ------
+        AnalysisError
+            If there is none, it is not ready, or the analysis failed; naming the analysis.
+        """
+        future = self._newest.get(stream)
+        if future is None:
+            raise AnalysisError(f"analysis {self.name!r} has seen no frame in stream {stream!r}")
+        if not future.done():
+            raise AnalysisError(f"analysis {self.name!r} is late: it has not finished the frame of {stream!r}")
+        error = future.exception()
+        if error is not None:
+            raise AnalysisError(f"analysis {self.name!r} failed: {error}") from error
+        return future.result()
+
+
+def _is_image(data_key: Mapping[str, Any]) -> bool:
+    return data_key.get("external") == "STREAM:" and len(data_key.get("shape") or ()) >= 2
+
+
+def _failed(error: Exception) -> Future[Reading]:
+    future: Future[Reading] = Future()
+    future.set_exception(error)
+    return future
+

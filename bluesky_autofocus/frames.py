@@ -1,0 +1,299 @@
+"""Where camera frames are written and read back: one HDF5 file per run, stream and camera.
+
+A bluesky Event carries scalars; its frame is a row of an HDF5 dataset that a `stream_resource` document
+names and a `stream_datum` document indexes. Rows and Events must correspond one to one, or every later
+reader shows the wrong frame. An ophyd device cannot know that by itself: it is asked for a frame without
+being told for which run or stream, or whether the Event was then saved. `install_frame_routing` makes a
+RunEngine tell it.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+from urllib.parse import unquote, urlparse
+from urllib.request import url2pathname
+from uuid import uuid4
+
+import h5py
+import numpy as np
+from bluesky.preprocessors import plan_mutator
+from bluesky.run_engine import RunEngine
+from bluesky.utils import Msg, ensure_generator
+
+__all__ = ["FrameWriter", "RecordsFrames", "install_frame_routing", "read_frame"]
+
+DATASET = "/entry/data/data"
+
+
+class FrameCache:
+    """The newest frames of this process, so that a callback need not read back what was just written.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Frames beyond this are forgotten, oldest first; they are in their files all the same.
+    """
+
+    def __init__(self, max_bytes: int = 256 * 2**20) -> None:
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._frames: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, resource_uid: str, index: int, frame: np.ndarray) -> None:
+        """Remember a frame; the array must not be written to afterwards."""
+        with self._lock:
+            replaced = self._frames.pop((resource_uid, index), None)
+            self._bytes += frame.nbytes - (0 if replaced is None else replaced.nbytes)
+            self._frames[resource_uid, index] = frame
+            while self._bytes > self._max_bytes and len(self._frames) > 1:
+                _, oldest = self._frames.popitem(last=False)
+                self._bytes -= oldest.nbytes
+
+    def get(self, resource_uid: str, index: int) -> np.ndarray | None:
+        """Return the frame, or None if it is forgotten or was never taken in this process."""
+        with self._lock:
+            return self._frames.get((resource_uid, index))
+
+
+recent_frames = FrameCache()
+
+
+def read_frame(resource: Mapping[str, Any], index: int) -> np.ndarray:
+    """Return one frame, from memory when it was taken in this process, else from its file.
+
+    Parameters
+    ----------
+    resource : mapping
+        The `stream_resource` document.
+    index : int
+        Row of the dataset, from the `stream_datum` document.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (H, W) or (H, W, 3).
+
+    Raises
+    ------
+    FileNotFoundError
+        If the file is not on this machine.
+    """
+    frame = recent_frames.get(resource["uid"], index)
+    if frame is not None:
+        return frame
+    path = Path(url2pathname(unquote(urlparse(resource["uri"]).path)))
+    if not path.exists():
+        raise FileNotFoundError(f"the frames of {resource['data_key']!r} are not on this machine: {path}")
+    # A file that a killed process left open is readable only as a SWMR reader would read it.
+    with h5py.File(path, "r", libver="latest", swmr=True) as file:
+        return file[resource["parameters"]["dataset"]][index]  # type: ignore[index]  # h5py types a group
+
+
+class FrameFile:
+    """An HDF5 file that grows by one frame at a time and is readable after a crash.
+
+    Every `append` ends with a flush to the operating system: a killed process loses nothing that was
+    appended. A power cut may cost what the operating system had not yet put on the disk.
+    """
+
+    def __init__(self, path: Path, frame: np.ndarray) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.uid = str(uuid4())
+        self.saved = 0
+        """Rows whose Event was emitted; a row beyond is overwritten by the next frame."""
+        self._file = h5py.File(path, "w-", libver="latest")
+        self._dataset = self._file.create_dataset(
+            DATASET,
+            shape=(0, *frame.shape),
+            maxshape=(None, *frame.shape),
+            chunks=(1, *frame.shape),
+            dtype=frame.dtype,
+        )
+        self._file.swmr_mode = True
+
+    def append(self, frame: np.ndarray) -> int:
+        """Write a frame, return its row."""
+        if self._dataset.shape[0] <= self.saved:
+            self._dataset.resize(self.saved + 1, axis=0)
+        # One chunk is one frame, so the bytes can go to the file without the type conversion of `ds[i] =`.
+        self._dataset.id.write_direct_chunk(
+            (self.saved,) + (0,) * frame.ndim, np.ascontiguousarray(frame).data
+        )
+        self._dataset.flush()
+        return self.saved
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class FrameWriter:
+    """Write the frames of one camera and describe them in documents.
+
+    Parameters
+    ----------
+    directory : path
+        Files go to ``directory/RUN_UID/STREAM-DATA_KEY.h5``.
+    data_key : str
+        Key of the image in the documents.
+    """
+
+    def __init__(self, directory: Path | str, data_key: str) -> None:
+        self.directory = Path(directory)
+        self.data_key = data_key
+        self._files: dict[tuple[str, str], FrameFile] = {}
+        self._route: tuple[str, str] | None = None
+
+    def route(self, run_uid: str, stream: str) -> None:
+        """Say to which run and stream the next frame belongs."""
+        self._route = run_uid, stream
+
+    def write(self, frame: np.ndarray) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Write a frame to the routed file, yield the documents that announce it.
+
+        Raises
+        ------
+        RuntimeError
+            If the RunEngine does not route frames.
+        """
+        if self._route is None:
+            raise RuntimeError(
+                f"{self.data_key}: this RunEngine does not say which run and stream a frame belongs to; call "
+                "bluesky_autofocus.frames.install_frame_routing(RE) once after making it"
+            )
+        file = self._files.get(self._route)
+        if file is None:
+            run_uid, stream = self._route
+            file = FrameFile(self.directory / run_uid / f"{stream}-{self.data_key}.h5", frame)
+            self._files[self._route] = file
+        row = file.append(frame)
+        recent_frames.put(file.uid, row, frame)
+        if row == 0:
+            yield (
+                "stream_resource",
+                {
+                    "uid": file.uid,
+                    "data_key": self.data_key,
+                    "mimetype": "application/x-hdf5",
+                    "uri": _localhost_uri(file.path),
+                    "parameters": {
+                        "dataset": DATASET,
+                        "swmr": True,
+                        "join_method": "stack",
+                        "chunk_shape": [1, *frame.shape],
+                    },
+                },
+            )
+        yield (
+            "stream_datum",
+            {
+                "uid": f"{file.uid}/{row}",
+                "stream_resource": file.uid,
+                "descriptor": "",
+                "indices": {"start": row, "stop": row + 1},
+                "seq_nums": {"start": 0, "stop": 0},
+            },
+        )
+
+    def saved(self, resource_uid: str, rows: int) -> None:
+        """Keep the rows below `rows`: their Events were emitted."""
+        for file in self._files.values():
+            if file.uid == resource_uid:
+                file.saved = rows
+
+    def close_run(self, run_uid: str) -> None:
+        """Close the files of a run."""
+        for key in [key for key in self._files if key[0] == run_uid]:
+            self._files.pop(key).close()
+        if self._route is not None and self._route[0] == run_uid:
+            self._route = None
+
+
+def _localhost_uri(path: Path) -> str:
+    return path.absolute().as_uri().replace("file://", "file://localhost", 1)
+
+
+@runtime_checkable
+class RecordsFrames(Protocol):
+    """A readable whose frames are written by a `FrameWriter`: a camera, or a device that holds one."""
+
+    @property
+    def frame_writer(self) -> FrameWriter:
+        """The writer of its frames."""
+        ...
+
+
+def install_frame_routing(run_engine: RunEngine) -> Callable[[], None]:
+    """Make a RunEngine tell cameras to which run and stream each frame belongs. Call it once.
+
+    Every `read` of a camera inside a bundle is preceded by a ``route_frame`` message. It is a message, and
+    not a side effect of passing the plan through, because after a pause the RunEngine replays messages
+    without asking the plan again. A row of a file is kept once its `stream_datum` has been emitted, so a
+    dropped or rewound bundle leaves no orphan behind.
+
+    Returns
+    -------
+    callable
+        Takes the routing out again.
+    """
+    writers: dict[str, FrameWriter] = {}
+
+    async def route_frame(msg: Msg) -> None:
+        writer: FrameWriter = msg.obj.frame_writer
+        writers[writer.data_key] = writer
+        writer.route(**msg.kwargs)
+
+    def routed(plan: Any) -> Generator[Msg, Any, Any]:
+        run_uids: dict[Any, str] = {}
+        streams: dict[Any, str] = {}
+
+        def see(msg: Msg) -> tuple[Any, Any]:
+            if msg.command == "open_run":
+
+                def opened() -> Generator[Msg, Any, Any]:
+                    run_uids[msg.run] = yield msg
+                    return run_uids[msg.run]
+
+                return opened(), None
+            if msg.command == "create":
+                streams[msg.run] = msg.kwargs["name"] if "name" in msg.kwargs else msg.args[0]
+            elif msg.command in ("save", "drop"):
+                streams.pop(msg.run, None)
+            elif (
+                msg.command == "read"
+                and isinstance(msg.obj, RecordsFrames)
+                and msg.run in streams
+                and msg.run in run_uids
+            ):
+                route = Msg("route_frame", msg.obj, run_uid=run_uids[msg.run], stream=streams[msg.run])
+
+                def routed_read() -> Generator[Msg, Any, Any]:
+                    yield route
+                    return (yield msg)
+
+                return routed_read(), None
+            return None, None
+
+        return (yield from plan_mutator(ensure_generator(plan), see))
+
+    def follow(name: str, doc: dict[str, Any]) -> None:
+        if name == "stream_datum":
+            for writer in writers.values():
+                writer.saved(doc["stream_resource"], doc["indices"]["stop"])
+        elif name == "stop":
+            for writer in writers.values():
+                writer.close_run(doc["run_start"])
+
+    run_engine.register_command("route_frame", route_frame)
+    run_engine.preprocessors.append(routed)
+    token = run_engine.subscribe(follow)
+
+    def uninstall() -> None:
+        run_engine.unsubscribe(token)
+        run_engine.preprocessors.remove(routed)
+        run_engine.unregister_command("route_frame")
+
+    return uninstall

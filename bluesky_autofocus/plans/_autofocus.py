@@ -1,0 +1,104 @@
+"""The plan that opens a run and focuses by a named method."""
+
+import inspect
+from typing import Any
+
+from bluesky import preprocessors as bpp
+from bluesky.utils import CustomPlanMetadata, MsgGenerator, plan
+
+from bluesky_autofocus.plans._brent import brent_focus
+from bluesky_autofocus.plans._exposing import versions
+from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, FocusStub
+from bluesky_autofocus.plans._sweep import sweep_focus
+from bluesky_autofocus.records import Verdict
+
+__all__ = ["METHODS", "UnknownMethodError", "autofocus", "register_method"]
+
+METHODS: dict[str, FocusStub] = {"brent": brent_focus, "sweep": sweep_focus}
+"""The focusing stubs by the names that plans, the command line and the queueserver use."""
+
+
+class UnknownMethodError(ValueError):
+    """No focusing stub is registered under that name."""
+
+
+def register_method(name: str, stub: FocusStub) -> None:
+    """Make a focusing stub of your own known under a name.
+
+    Raises
+    ------
+    ValueError
+        If the name is taken by another stub.
+    """
+    if METHODS.setdefault(name, stub) is not stub:
+        raise ValueError(f"the method {name!r} is already {METHODS[name]!r}")
+
+
+@plan
+def autofocus(
+    detectors: Detectors,
+    axis: FocusAxis,
+    *,
+    analysis: FocusAnalysis,
+    method: str = "brent",
+    md: CustomPlanMetadata | None = None,
+    **options: Any,
+) -> MsgGenerator[Verdict]:
+    """Focus in a run of its own.
+
+    Parameters
+    ----------
+    detectors : sequence of Readable
+        The camera first.
+    axis : FocusAxis
+        What is moved, in um.
+    analysis : FocusAnalysis
+        Judges the frames; subscribed to the RunEngine.
+    method : str
+        One of `METHODS`.
+    md : dict, optional
+        Metadata of the run; it wins over what the plan itself says.
+    options
+        Of the stub: ``bounds_um``, ``budget`` ...
+
+    Returns
+    -------
+    Verdict
+        Also recorded in the stream ``verdict``.
+
+    Raises
+    ------
+    UnknownMethodError
+        Naming the methods there are; before the run opens.
+    TypeError
+        If the method takes no such option; before the run opens.
+    ValueError, LimitError, NotSubscribedError
+        As the stub does; before anything moves.
+    """
+    if method not in METHODS:
+        raise UnknownMethodError(f"unknown method {method!r}; there are {', '.join(sorted(METHODS))}")
+    stub = METHODS[method]
+    inspect.signature(stub).bind(detectors, axis, analysis=analysis, **options)
+    metadata = {
+        "plan_name": "autofocus",
+        "detectors": [detector.name for detector in detectors],
+        "motors": [axis.name],
+        "plan_args": {
+            "detectors": list(map(repr, detectors)),
+            "axis": repr(axis),
+            "analysis": analysis.name,
+            "method": method,
+            **{key: repr(value) for key, value in options.items()},
+        },
+        "method": method,
+        "versions": versions(),
+        "hints": {"dimensions": [([axis.name], f"focus_{method}")]},
+        **(md or {}),
+    }
+
+    @bpp.stage_decorator([*detectors, axis])
+    @bpp.run_decorator(md=metadata)
+    def focusing() -> MsgGenerator[Verdict]:
+        return (yield from stub(detectors, axis, analysis=analysis, **options))
+
+    return (yield from focusing())

@@ -1,0 +1,139 @@
+"""Focus only when the frame is blurred."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from bluesky import plan_stubs as bps
+from bluesky.utils import MsgGenerator, plan
+
+from bluesky_autofocus.plans._brent import brent_focus
+from bluesky_autofocus.plans._exposing import expose, record_verdict, wait_reading
+from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, FocusStub
+from bluesky_autofocus.records import Reason, Verdict
+from bluesky_autofocus.search import BlurTrigger
+
+__all__ = ["focus_if_blurred"]
+
+
+@plan
+def focus_if_blurred(
+    detectors: Detectors,
+    axis: FocusAxis,
+    *,
+    analysis: FocusAnalysis,
+    trigger: BlurTrigger,
+    focus: FocusStub = brent_focus,
+    focus_analysis: FocusAnalysis | None = None,
+    now_s: Callable[[], float] = time.monotonic,
+    timeout_s: float = 30.0,
+    **options: Any,
+) -> MsgGenerator[Verdict]:
+    """Take one exposure and focus if it is blurred; a stub that opens no run.
+
+    It costs one exposure when nothing is wrong. Keep the trigger from call to call: it holds the baseline.
+
+    Parameters
+    ----------
+    detectors : sequence of Readable
+        The camera first.
+    axis : FocusAxis
+        What is moved, in um.
+    analysis : FocusAnalysis
+        Gives the sharpness that is compared with the baseline. On fields of differing contrast take a
+        metric that does not depend on it, ``SharpnessAnalysis("laplacian_ratio")``.
+    trigger : BlurTrigger
+        Baseline, thresholds and least time between focusing. Without a baseline the first call focuses.
+    focus : callable
+        The stub that focuses.
+    focus_analysis : FocusAnalysis, optional
+        What `focus` goes by; by default the same `analysis`.
+    now_s : callable
+        Time for the trigger; a session passes its clock's.
+    timeout_s : float
+        Longest wait for a reading.
+    options
+        Passed to `focus`, which must end with an exposure at the focus, as all of this package do unless
+        told ``confirm=False``.
+
+    Returns
+    -------
+    Verdict
+        What `focus` found, the exposure that asked for it included; ``STILL_SHARP`` where nothing was
+        wrong; ``TOO_SOON`` where focusing must wait. A frame that cannot be used does not count as
+        blurred: the verdict then gives its reason, and nothing moves.
+
+    Raises
+    ------
+    ValueError, LimitError, NotSubscribedError
+        As `focus` does.
+    """
+    if options.get("confirm") is False:
+        raise ValueError("confirm=False would leave no frame at the focus to take the new baseline from")
+    start_um = yield from bps.rd(axis, default_value=None)
+    if start_um is not None:
+        for needed in (analysis, focus_analysis or analysis):
+            needed.require_open_run()
+    yield from bps.checkpoint()
+    look = yield from expose(detectors, axis, analysis=analysis, stream="focus_blur", timeout_s=timeout_s)
+    if look is None:  # a dry run shows the longer way
+        return (
+            yield from focus(
+                detectors, axis, analysis=focus_analysis or analysis, timeout_s=timeout_s, **options
+            )
+        )
+
+    def verdict(found: bool, reason: Reason, **changes: Any) -> Verdict:
+        return Verdict(
+            **{
+                "found": found,
+                "reason": reason,
+                "position_um": look.position_um if found else math.nan,
+                "sigma_um": math.nan,
+                "start_um": look.position_um,
+                "exposures": 1,
+                "dose": look.exposure_s,
+                "method": "blur",
+                "model_hash": analysis.model_hash,
+                "event_uids": (look.reading.event_uid,),
+                "parameters": {
+                    "analysis": analysis.parameters,
+                    "score": look.reading.value,
+                    "baseline": None if math.isnan(trigger.baseline) else trigger.baseline,
+                    "blurred_below": trigger.blurred_below,
+                    "sharp_above": trigger.sharp_above,
+                },
+                **changes,
+            }
+        )
+
+    if not look.reading.accepted:
+        concluded = verdict(False, look.reading.reason)
+    elif trigger.wants_focus(look.reading.value, now_s()):
+        focused = yield from focus(
+            detectors, axis, analysis=focus_analysis or analysis, timeout_s=timeout_s, **options
+        )
+        score = None
+        if focused.found:
+            # the last frame of `focus` was taken at the focus, and this analysis has seen it too
+            newest = yield from wait_reading(
+                analysis, stream=f"focus_{focused.method}", timeout_s=timeout_s
+            )
+            score = newest.value if newest is not None and newest.accepted else None
+        trigger.focused(score, now_s())
+        concluded = verdict(
+            focused.found,
+            focused.reason,
+            position_um=focused.position_um,
+            sigma_um=focused.sigma_um,
+            exposures=1 + focused.exposures,
+            dose=look.exposure_s + focused.dose,
+            event_uids=(look.reading.event_uid, *focused.event_uids),
+        )
+    elif trigger.blurred:
+        concluded = verdict(False, Reason.TOO_SOON)
+    else:
+        concluded = verdict(True, Reason.STILL_SHARP)
+    yield from record_verdict(concluded)
+    return concluded

@@ -1,0 +1,215 @@
+"""Take one exposure, have it analysed, record what was read."""
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Mapping
+from functools import cache, partial
+from importlib.metadata import version
+from typing import Any
+
+from bluesky import plan_stubs as bps
+from bluesky.protocols import Readable
+from bluesky.utils import MsgGenerator, get_hinted_fields
+
+from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
+from bluesky_autofocus.records import Reading, Verdict
+
+__all__ = ["Exposure", "expose", "record_verdict", "wait_reading"]
+
+
+class ReadingTimeoutError(TimeoutError):
+    """An analysis gave no reading in time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Exposure:
+    """What a stub knows of one exposure.
+
+    Parameters
+    ----------
+    position_um : float
+        Where the axis stood, read back in the same Event.
+    reading : Reading
+        What the analysis made of the frame.
+    exposure_s : float
+        Exposure time, NaN where the camera does not say.
+    """
+
+    position_um: float
+    reading: Reading
+    exposure_s: float
+
+
+def expose(
+    detectors: Detectors, axis: FocusAxis, *, analysis: FocusAnalysis, stream: str, timeout_s: float = 30.0
+) -> MsgGenerator[Exposure | None]:
+    """Take one exposure in the open run and return what the analysis made of it.
+
+    The reading is recorded in the stream ``reading_ANALYSIS``, linked to the exposure by its Event's uid.
+
+    Parameters
+    ----------
+    detectors : sequence of Readable
+        The camera, and whatever else belongs in the Event.
+    axis : FocusAxis
+        Read with them.
+    analysis : FocusAnalysis
+        Subscribed to the RunEngine.
+    stream : str
+        Of the exposure.
+    timeout_s : float
+        Longest wait for the reading.
+
+    Returns
+    -------
+    Exposure or None
+        None in a dry run (``list(plan)``, ``summarize_plan``), which reads nothing.
+
+    Raises
+    ------
+    ReadingTimeoutError
+        If the analysis is late.
+    AnalysisError
+        If it failed.
+    """
+    event = yield from bps.trigger_and_read([*detectors, axis], name=stream)
+    reading = yield from wait_reading(analysis, stream=stream, timeout_s=timeout_s, dry_run=not event)
+    yield from _record(_RecordedReading(analysis, stream), f"reading_{analysis.name}")
+    if reading is None or not event:
+        return None
+    position_um = yield from _position_in(event, axis)
+    return Exposure(position_um, reading, _exposure_s(event))
+
+
+def wait_reading(
+    analysis: FocusAnalysis, *, stream: str, timeout_s: float = 30.0, dry_run: bool = False
+) -> MsgGenerator[Reading | None]:
+    """Wait for the reading of the Event that was saved last in a stream.
+
+    The RunEngine goes on serving pause and abort while a slow model runs.
+
+    Raises
+    ------
+    ReadingTimeoutError
+        If there is no reading after `timeout_s`; naming the analysis.
+    AnalysisError
+        If the analysis failed or saw no frame.
+    """
+    try:
+        yield from bps.wait_for([partial(analysis.settled, stream)], timeout=timeout_s)
+    except TimeoutError as error:
+        raise ReadingTimeoutError(
+            f"analysis {analysis.name!r} gave no reading of {stream!r} within {timeout_s} s"
+        ) from error
+    return None if dry_run else analysis.reading(stream)
+
+
+def record_verdict(verdict: Verdict) -> MsgGenerator[None]:
+    """Record a verdict in the stream ``verdict`` of the open run."""
+    yield from _record(_RecordedVerdict(verdict), "verdict")
+
+
+def _record(record: "_Record", stream: str) -> MsgGenerator[None]:
+    yield from bps.create(name=stream)
+    yield from bps.read(record)
+    yield from bps.save()
+
+
+def _position_in(event: Mapping[str, Any], axis: FocusAxis) -> MsgGenerator[float]:
+    fields = get_hinted_fields(axis)
+    if len(fields) == 1 and fields[0] in event:
+        return float(event[fields[0]]["value"])
+    return float((yield from bps.rd(axis)))
+
+
+def _exposure_s(event: Mapping[str, Any]) -> float:
+    times = [reading["value"] for key, reading in event.items() if key.endswith("_exposure_s")]
+    return float(sum(times)) if times else math.nan
+
+
+class _Record(Readable):
+    """Something to be recorded as an Event, though it is no device.
+
+    A stream has a fixed set of objects, so records of one name count as the same object.
+    """
+
+    parent = None
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.name == self.name  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.name))
+
+    def fields(self) -> dict[str, Any]:
+        """Return the current values; their types must not change from one to the next."""
+        raise NotImplementedError
+
+    def read(self) -> dict[str, Any]:
+        now = time.time()
+        return {f"{self.name}_{key}": {"value": value, "timestamp": now} for key, value in self.fields().items()}
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            f"{self.name}_{key}": {"source": f"{type(self).__name__}:{self.name}", "shape": [], **_dtype(value)}
+            for key, value in self.fields().items()
+        }
+
+
+def _dtype(value: Any) -> dict[str, str]:
+    if isinstance(value, bool):
+        return {"dtype": "boolean", "dtype_numpy": "|b1"}
+    if isinstance(value, int):
+        return {"dtype": "integer", "dtype_numpy": "<i8"}
+    if isinstance(value, float):
+        return {"dtype": "number", "dtype_numpy": "<f8"}
+    return {"dtype": "string"}
+
+
+class _RecordedReading(_Record):
+    """The newest reading of a stream, asked for when it is recorded: after a rewind that is another one."""
+
+    def __init__(self, analysis: FocusAnalysis, stream: str) -> None:
+        super().__init__(analysis.name)
+        self._analysis, self._stream = analysis, stream
+
+    @property
+    def hints(self) -> dict[str, list[str]]:
+        return {"fields": [f"{self.name}_value"]}
+
+    def fields(self) -> dict[str, Any]:
+        reading = dataclasses.asdict(self._analysis.reading(self._stream))
+        return {**reading, "reason": str(reading["reason"]), "stream": self._stream}
+
+
+class _RecordedVerdict(_Record):
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__("verdict")
+        self._verdict = verdict
+
+    @property
+    def hints(self) -> dict[str, list[str]]:
+        return {"fields": ["verdict_position_um"]}
+
+    def fields(self) -> dict[str, Any]:
+        fields = {field.name: getattr(self._verdict, field.name) for field in dataclasses.fields(self._verdict)}
+        # A table column holds one type and no lists: what has structure goes in as JSON.
+        for key in ("event_uids", "parameters"):
+            fields[key] = json.dumps(fields[key])
+        return {**fields, "reason": str(self._verdict.reason), "versions": json.dumps(versions())}
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions that a verdict depends on."""
+    packages = ("bluesky-autofocus", "bluesky", "ophyd", "numpy", "scipy", "opencv-python-headless")
+    return {package: version(package) for package in packages}

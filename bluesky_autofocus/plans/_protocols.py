@@ -1,0 +1,49 @@
+"""What plans expect of the things they are handed. No concrete device or callback is imported by a plan."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from bluesky.protocols import HasName, Movable, Readable
+from bluesky.utils import MsgGenerator
+
+from bluesky_autofocus.records import Reading, Verdict
+
+__all__ = ["FocusAnalysis", "FocusAxis", "FocusStub"]
+
+
+@runtime_checkable
+class FocusAnalysis(HasName, Protocol):
+    """A document callback that turns the frame of an Event into a reading."""
+
+    @property
+    def model_hash(self) -> str:
+        """Hash of the network's weights; empty where there is none."""
+        ...
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the readings depend on, JSON-able."""
+        ...
+
+    def require_open_run(self) -> None:
+        """Raise unless the documents of an open run arrive here."""
+        ...
+
+    def settled(self, stream: str) -> Awaitable[None]:
+        """Wait until the newest reading of a stream is there."""
+        ...
+
+    def reading(self, stream: str) -> Reading:
+        """Return the newest reading of a stream, or raise."""
+        ...
+
+
+@runtime_checkable
+class FocusAxis(Readable, Movable[float], Protocol):
+    """Anything readable and movable that changes focus, in um."""
+
+
+FocusStub: TypeAlias = Callable[..., MsgGenerator[Verdict]]
+"""``stub(detectors, axis, *, analysis, ...)``: focus within the run that is open, return the verdict."""
+
+Detectors: TypeAlias = Sequence[Readable]

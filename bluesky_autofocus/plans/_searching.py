@@ -1,0 +1,177 @@
+"""Focus by a search along the axis: the one spine that every search hangs on.
+
+Move, expose, have it analysed, tell the search, and in the end stand on the focus or back at the start.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from bluesky import plan_stubs as bps
+from bluesky.utils import MsgGenerator
+
+from bluesky_autofocus.plans._exposing import Exposure, expose, record_verdict
+from bluesky_autofocus.plans._moving import Approach, Travel, check_reachable, interval_um
+from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
+from bluesky_autofocus.records import Reading, Reason, Verdict
+from bluesky_autofocus.search import Conclusion, Sample, Search
+
+__all__ = ["check_positive", "focus_by_search"]
+
+CONFIRMED_FRACTION = 0.7
+"""The frame at the focus must score this fraction of the best one of the search: less means that the axis
+did not come back to where it had been, or that focus has moved meanwhile."""
+
+
+def check_positive(name: str, value: float | None) -> None:
+    """Raise a ValueError if a number that was given is not positive and finite."""
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+
+def focus_by_search(
+    detectors: Detectors,
+    axis: FocusAxis,
+    make_search: Callable[[tuple[float, float], int], Search],
+    *,
+    method: str,
+    analysis: FocusAnalysis,
+    bounds_um: tuple[float, float] | None,
+    range_um: float | None,
+    budget: int,
+    least_budget: int,
+    travel_um: tuple[float, float] | None,
+    approach: Approach,
+    confirm: bool,
+    timeout_s: float,
+    parameters: dict[str, Any],
+) -> MsgGenerator[Verdict]:
+    """Drive a search with exposures and act upon its conclusion.
+
+    Parameters
+    ----------
+    make_search : callable
+        ``make_search(bounds_um, exposures)`` returns the search, told how many exposures it may ask for.
+    method : str
+        Under which the stub is registered; exposures go to the stream ``focus_METHOD``.
+    least_budget : int
+        Fewest exposures with which the search can conclude anything.
+    parameters : dict
+        The stub's own options, for the record.
+
+    The other parameters are those of the public stubs.
+
+    Returns
+    -------
+    Verdict
+        Also recorded in the stream ``verdict``.
+    """
+    if (bounds_um is None) == (range_um is None):
+        raise ValueError("give either bounds_um (absolute) or range_um (about where the axis is)")
+    if bounds_um is not None:
+        bounds_um = interval_um("bounds_um", bounds_um)
+    check_positive("range_um", range_um)
+    if travel_um is not None:
+        travel_um = interval_um("travel_um", travel_um)
+    least = least_budget + int(confirm)
+    if budget < least:
+        raise ValueError(f"budget must allow at least {least} exposures for {method!r}, got {budget!r}")
+
+    start_um = yield from bps.rd(axis, default_value=None)
+    dry_run = start_um is None
+    if dry_run:
+        start_um = 0.0 if bounds_um is None else sum(bounds_um) / 2
+    else:
+        analysis.require_open_run()
+    start_um = float(start_um)
+    low_um, high_um = bounds_um or (start_um - range_um / 2, start_um + range_um / 2)  # type: ignore[operator]
+    reach_um = travel_um or (min(low_um, start_um), max(high_um, start_um))
+    if not (reach_um[0] <= min(low_um, start_um) and max(high_um, start_um) <= reach_um[1]):
+        raise ValueError(
+            f"travel_um {reach_um} must contain the bounds ({low_um}, {high_um}) and the start {start_um} um"
+        )
+    yield from check_reachable(axis, (low_um, high_um))
+
+    travel = Travel(axis, reach_um, start_um, approach)
+    stream = f"focus_{method}"
+    exposures: list[Exposure] = []
+
+    def exposure_at(position_um: float) -> MsgGenerator[Exposure]:
+        yield from bps.checkpoint()
+        yield from travel.to(position_um)
+        exposure = yield from expose(detectors, axis, analysis=analysis, stream=stream, timeout_s=timeout_s)
+        if exposure is None:
+            exposure = _imagined(position_um)
+        exposures.append(exposure)
+        return exposure
+
+    def operation() -> MsgGenerator[Conclusion]:
+        search = make_search((low_um, high_um), budget - int(confirm))
+        try:
+            conclusion = yield from _follow(search, exposure_at)
+        finally:
+            search.close()
+        if not conclusion.found:
+            return conclusion
+        if not confirm:
+            yield from travel.to(conclusion.position_um)
+            return conclusion
+        best = max(exposure.reading.value for exposure in exposures)
+        final = yield from exposure_at(conclusion.position_um)
+        if not final.reading.accepted:
+            return Conclusion(final.reading.reason)
+        if final.reading.value < CONFIRMED_FRACTION * best:
+            return Conclusion(Reason.WORSE_AFTERWARDS)
+        return conclusion
+
+    try:
+        conclusion = yield from operation()
+        if not conclusion.found:
+            yield from travel.put_back()
+        verdict = Verdict(
+            found=conclusion.found,
+            reason=conclusion.reason,
+            position_um=conclusion.position_um,
+            sigma_um=conclusion.sigma_um,
+            start_um=start_um,
+            exposures=len(exposures),
+            dose=math.fsum(exposure.exposure_s for exposure in exposures),
+            method=method,
+            model_hash=analysis.model_hash,
+            event_uids=tuple(exposure.reading.event_uid for exposure in exposures),
+            parameters={
+                "bounds_um": [low_um, high_um],
+                "travel_um": list(reach_um),
+                "budget": budget,
+                "confirm": confirm,
+                "approach": dataclasses.asdict(approach),
+                "analysis": analysis.parameters,
+                **parameters,
+            },
+        )
+        yield from record_verdict(verdict)
+    except Exception:
+        yield from travel.put_back()
+        raise
+    return verdict
+
+
+def _follow(
+    search: Search, exposure_at: Callable[[float], MsgGenerator[Exposure]]
+) -> MsgGenerator[Conclusion]:
+    """Answer a search with exposures until it concludes, or until a frame cannot be used."""
+    try:
+        position_um = next(search)
+        while True:
+            exposure = yield from exposure_at(position_um)
+            if not exposure.reading.accepted:
+                return Conclusion(exposure.reading.reason)
+            position_um = search.send(Sample(exposure.position_um, exposure.reading.value))
+    except StopIteration as end:
+        return end.value
+
+
+def _imagined(position_um: float) -> Exposure:
+    """Stand in for an exposure in a dry run: equally sharp everywhere, so any search goes to its end."""
+    return Exposure(position_um, Reading("", 1.0), math.nan)

@@ -1,0 +1,125 @@
+"""What an analysis says about one exposure, and what a focusing operation concludes."""
+
+import dataclasses
+import math
+from enum import StrEnum
+from typing import Any
+
+__all__ = ["Reading", "Reason", "Verdict"]
+
+
+class Reason(StrEnum):
+    """Why a reading was accepted or not, and why a verdict is what it is.
+
+    One enumeration for the whole package, so that a query over many runs can count the causes.
+    """
+
+    OK = "ok"
+    """The reading can be used."""
+    FOUND = "found"
+    """A believable peak was found and the axis stands on it."""
+    STILL_SHARP = "still_sharp"
+    """The frame was as sharp as its baseline; nothing was moved."""
+    TOO_SOON = "too_soon"
+    """The frame is blurred, but the last focusing is too recent for another."""
+
+    EDGE = "edge"
+    """The sharpest position lies at the edge of what was searched: focus is probably beyond it."""
+    FLAT = "flat"
+    """The score hardly changes over the search."""
+    SPIKE = "spike"
+    """One exposure stands out alone where its neighbours, closer than a peak is wide, do not."""
+    SEVERAL_PEAKS = "several_peaks"
+    """The curve rises again away from its maximum."""
+    POOR_FIT = "poor_fit"
+    """No peak of a believable width describes the scores."""
+    NOT_ENOUGH_POINTS = "not_enough_points"
+    """Too few different positions were exposed to tell a peak from anything else."""
+    WORSE_AFTERWARDS = "worse_afterwards"
+    """The frame taken at the position found was not as sharp as the search had promised."""
+
+    BLACK = "black"
+    SATURATED = "saturated"
+    UNIFORM = "uniform"
+    NOT_FINITE = "not_finite"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What an analysis concluded from the frame of one Event.
+
+    Parameters
+    ----------
+    event_uid : str
+        The Event whose frame was analysed.
+    value : float
+        Score, defocus or class, in `unit`. NaN where the frame could not be used.
+    sigma : float
+        Standard uncertainty of `value`, NaN where the method states none.
+    unit : str
+        Unit of `value`; empty for a score.
+    accepted : bool
+        Whether a plan may act upon `value`.
+    reason : Reason
+        Why not, where it is not accepted.
+    """
+
+    event_uid: str
+    value: float
+    sigma: float = math.nan
+    unit: str = ""
+    accepted: bool = True
+    reason: Reason = Reason.OK
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a focusing operation concludes.
+
+    Parameters
+    ----------
+    found : bool
+        Whether `position_um` is to be believed. When False the axis is back where it started.
+    reason : Reason
+        Why.
+    position_um : float
+        Position of focus along the axis. NaN where none was found.
+    sigma_um : float
+        Standard uncertainty of `position_um`.
+    start_um : float
+        Where the axis stood before.
+    exposures : int
+        Camera frames spent.
+    dose : float
+        Seconds of exposure spent, NaN where the camera does not say.
+    method : str
+        Name under which the stub is registered.
+    model_hash : str
+        Hash of the network's weights; empty where none took part.
+    event_uids : tuple of str
+        The Events the verdict rests on.
+    parameters : dict
+        Options of the operation, JSON-able, so that it can be repeated.
+    """
+
+    found: bool
+    reason: Reason
+    position_um: float
+    sigma_um: float
+    start_um: float
+    exposures: int
+    dose: float
+    method: str
+    model_hash: str = ""
+    event_uids: tuple[str, ...] = ()
+    parameters: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        spent = f"{self.exposures} exposure{'' if self.exposures == 1 else 's'}"
+        if self.found:
+            return (
+                f"{self.method}: {self.reason} at {self.position_um:.3f} +- {self.sigma_um:.3f} um "
+                f"({spent}, started at {self.start_um:.3f} um)"
+            )
+        return f"{self.method}: not found ({self.reason}), {spent}, back at {self.start_um:.3f} um"
