@@ -39,7 +39,8 @@ def timing_table(repeats: int = 15, size_px: int = 2048) -> list[dict]:
 
         for name in names():
             score = metric(name, normalise=False)
-            score(image), naive(image)  # The first call fills caches.
+            score(image)  # The first call fills caches.
+            naive(image)
             turns = [(_milliseconds(score, image), _milliseconds(naive, image)) for _ in range(repeats)]
             own_ms = [own for own, _ in turns]
             rows.append(

@@ -62,6 +62,8 @@ class Reading:
         Whether a plan may act upon `value`.
     reason : Reason
         Why not, where it is not accepted.
+    seq_num : int
+        Number of the Event in its stream: databroker finds Events by stream and number, not by uid.
     """
 
     event_uid: str
@@ -70,6 +72,7 @@ class Reading:
     unit: str = ""
     accepted: bool = True
     reason: Reason = Reason.OK
+    seq_num: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

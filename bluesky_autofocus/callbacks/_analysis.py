@@ -1,10 +1,12 @@
 """Turn the frames that documents announce into readings that a plan can wait for."""
 
 import asyncio
+import copy
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -56,15 +58,29 @@ class Analysis:
         self.image_key = image_key
         self._executor = executor
         self._fetch_frame = fetch_frame
+        self._forget()
+
+    def _forget(self) -> None:
         self._open_runs: set[str] = set()
         self._descriptors: dict[str, dict[str, Any]] = {}
         self._resources: dict[str, dict[str, Any]] = {}
         self._rows: dict[tuple[str, str], deque[tuple[str, int]]] = {}
         self._newest: dict[str, Future[Reading]] = {}
 
-    def analyse_frame(self, frame: np.ndarray, event_uid: str) -> Reading:
-        """Return the reading of one frame; called on the executor's thread if there is one."""
+    def analyse_frame(self, frame: np.ndarray) -> Reading:
+        """Return the reading of one frame; called on the executor's thread if there is one.
+
+        Which Event the frame belongs to is filled in afterwards.
+        """
         raise NotImplementedError("an analysis says what it makes of a frame")
+
+    def offline(self, fetch_frame: Callable[[Mapping[str, Any], int], np.ndarray]) -> Self:
+        """Return a twin for recorded documents: same settings, nothing seen yet, no thread of its own."""
+        twin = copy.copy(self)
+        twin._executor = None
+        twin._fetch_frame = fetch_frame
+        twin._forget()
+        return twin
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -107,22 +123,18 @@ class Analysis:
         if not frames:
             return
         stream = descriptor["name"]
+
+        def read() -> Reading:
+            return dataclasses.replace(self.analyse_frame(frame), event_uid=doc["uid"], seq_num=doc["seq_num"])
+
         try:
             resource_uid, row = frames[self._choose(images, stream)]
+            # fetched here and not on the executor's thread, which may be so late that memory has forgotten it
             frame = self._fetch_frame(self._resources[resource_uid], row)
-        except Exception as error:
-            self._newest[stream] = _failed(error)
-            return
-        if self._executor is not None:
-            self._newest[stream] = self._executor.submit(self.analyse_frame, frame, doc["uid"])
-            return
-        future: Future[Reading] = Future()
-        try:
-            future.set_result(self.analyse_frame(frame, doc["uid"]))
+            self._newest[stream] = _done(read()) if self._executor is None else self._executor.submit(read)
         except Exception as error:
             # Kept for whoever waits for the reading: raised here it would end a plan that does not care.
-            future.set_exception(error)
-        self._newest[stream] = future
+            self._newest[stream] = _failed(error)
 
     def _choose(self, images: list[str], stream: str) -> str:
         if self.image_key is not None:
@@ -186,6 +198,12 @@ class Analysis:
 
 def _is_image(data_key: Mapping[str, Any]) -> bool:
     return data_key.get("external") == "STREAM:" and len(data_key.get("shape") or ()) >= 2
+
+
+def _done(reading: Reading) -> Future[Reading]:
+    future: Future[Reading] = Future()
+    future.set_result(reading)
+    return future
 
 
 def _failed(error: Exception) -> Future[Reading]:

@@ -72,9 +72,9 @@ class SharpnessAnalysis(Analysis):
             "full_scale": self.full_scale,
         }
 
-    def analyse_frame(self, frame: np.ndarray, event_uid: str) -> Reading:
+    def analyse_frame(self, frame: np.ndarray) -> Reading:
         """Return the sharpness of a frame, or why it has none."""
         problem = examine_frame(frame, full_scale=self.full_scale).problem
         if problem is not None:
-            return Reading(event_uid, math.nan, accepted=False, reason=Reason(problem))
-        return Reading(event_uid, self.metric(frame))
+            return Reading("", math.nan, accepted=False, reason=Reason(problem))
+        return Reading("", self.metric(frame))

@@ -66,8 +66,8 @@ class SimulatedSEM(Device):
 
     working_distance = _MadeBy(SimulatedAxis, kind="hinted")
     magnification = Cpt(BoundedSignal, value=5000.0, egu="x", limits=(100.0, 500_000.0), kind="normal")
-    stigmator_x = Cpt(BoundedSignal, value=0.0, egu="%", limits=(-100.0, 100.0), kind="normal")
-    stigmator_y = Cpt(BoundedSignal, value=0.0, egu="%", limits=(-100.0, 100.0), kind="normal")
+    stigmator_x = Cpt(BoundedSignal, value=0.0, egu="unit", limits=(-100.0, 100.0), kind="normal")
+    stigmator_y = Cpt(BoundedSignal, value=0.0, egu="unit", limits=(-100.0, 100.0), kind="normal")
     dwell_time = Cpt(BoundedSignal, value=1.0, egu="us", limits=(0.001, 1000.0), kind="normal")
     camera = _MadeBy(SimulatedCamera, kind="hinted")
 

@@ -1,0 +1,6 @@
+"""The catalogue: databroker on an embedded store by default, on a server by configuration."""
+
+from bluesky_autofocus.catalog._catalog import Catalog, default_folder, open_catalog
+from bluesky_autofocus.catalog._embedded import CatalogError
+
+__all__ = ["Catalog", "CatalogError", "default_folder", "open_catalog"]

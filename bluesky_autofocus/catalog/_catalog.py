@@ -1,0 +1,198 @@
+"""The catalogue of a session: databroker in front, an embedded store or a server behind."""
+
+import logging
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from bluesky import RunEngine
+from bluesky.callbacks.buffer import BufferingWrapper
+
+from bluesky_autofocus.catalog._embedded import CatalogError, EmbeddedServer, serve_or_attach
+from bluesky_autofocus.catalog._spool import Document, Spool, repair
+
+__all__ = ["Catalog", "open_catalog"]
+
+logger = logging.getLogger(__name__)
+
+FOLDER_VARIABLE = "BLUESKY_AUTOFOCUS_DATA"
+CATALOG_VARIABLE = "BLUESKY_AUTOFOCUS_CATALOG"
+
+
+def default_folder() -> Path:
+    """Return where data go unless told otherwise: $BLUESKY_AUTOFOCUS_DATA or the user's data folder."""
+    return Path(os.environ.get(FOLDER_VARIABLE) or platformdirs.user_data_dir("bluesky-autofocus"))
+
+
+class Catalog:
+    """Runs on disk, read through databroker.
+
+    Made by `open_catalog`.
+
+    Parameters
+    ----------
+    client : databroker.client.CatalogOfBlueskyRuns
+        What users get as ``db``.
+    folder : Path
+        Of frames and spool.
+    server : EmbeddedServer or None
+        Where this process serves the catalogue itself.
+    web_page : str
+        Address of Tiled's web interface, key included; empty where it is not known.
+    """
+
+    def __init__(self, client: Any, folder: Path, server: EmbeddedServer | None, web_page: str) -> None:
+        self.client = client
+        self.folder = folder
+        self.web_page = web_page
+        self.frame_directory = folder / "frames"
+        self._server = server
+        self._writers: list[_Writer] = []
+        self.repaired = repair(folder / "spool", self._store)
+        """Uids of runs that a process which was killed, or lost its catalogue, had left behind."""
+
+    def subscribe(self, run_engine: RunEngine) -> None:
+        """Record every run of a RunEngine; number its runs on from the newest one here."""
+        newest = self.client.values().last() if len(self.client) else None
+        if newest is not None:
+            run_engine.md["scan_id"] = newest.metadata["start"].get("scan_id", 0)
+        writer = _Writer(self.client, Spool(self.folder / "spool"))
+        self._writers.append(writer)
+        run_engine.subscribe(writer)
+
+    def close(self) -> None:
+        """Write what is left and, if this process serves the catalogue, stop serving it."""
+        for writer in self._writers:
+            writer.close()
+        self._writers.clear()
+        self.client.context.close()
+        if self._server is not None:
+            self._server.close()
+
+    def _store(self, documents: list[Document]) -> None:
+        from bluesky_tiled_plugins import TiledWriter
+
+        uid = documents[0][1]["uid"]
+        if uid in self.client:
+            if (self.client[uid].metadata.get("stop") or {}).get("uid") == documents[-1][1]["uid"]:
+                return
+            # written in part: the documents hold all of it
+            self.client.delete_contents(uid, recursive=True, external_only=False)
+        writer = TiledWriter(self.client)
+        for name, doc in documents:
+            writer(name, doc)
+
+
+class _Writer:
+    """Document callback that writes to the spool at once and to the catalogue from a thread.
+
+    After the stop document it waits until the catalogue holds the run, so that ``db[-1]`` is the run that
+    has just ended. A catalogue that fails or is slow costs a warning, never the experiment: the spool
+    keeps the run and the next start stores it.
+    """
+
+    patience_s = 15.0
+    _FLUSH = "_flush"
+
+    def __init__(self, client: Any, spool: Spool) -> None:
+        from bluesky_tiled_plugins import TiledWriter
+
+        self._client = client
+        self._spool = spool
+        self._write = TiledWriter(client)
+        self._failures: list[Exception] = []
+        self._buffer = BufferingWrapper(self._from_buffer)
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        self._spool(name, doc)
+        self._buffer(name, doc)
+        if name == "stop":
+            self._settle(doc["run_start"])
+
+    def _from_buffer(self, name: str, doc: Any) -> None:
+        if name == self._FLUSH:
+            doc.set()
+            return
+        try:
+            self._write(name, doc)
+        except Exception as error:
+            # the buffer would only log it; `_settle` tells the user which run it was
+            self._failures.append(error)
+
+    def _settle(self, run_uid: str) -> None:
+        written = threading.Event()
+        self._buffer(self._FLUSH, written)
+        in_time = written.wait(self.patience_s)
+        failures, self._failures = self._failures, []
+        if in_time and not failures:
+            self._spool.forget(run_uid)
+            return
+        logger.warning(
+            "run %s is not in the catalogue (%s); its documents are safe in %s and are stored when the "
+            "catalogue is opened next",
+            run_uid,
+            failures[0] if failures else f"not written within {self.patience_s} s",
+            self._spool.path(run_uid),
+        )
+
+    def close(self) -> None:
+        self._buffer.shutdown()
+        self._spool.close()
+
+
+def open_catalog(location: str | Path | None = None, *, port: int = 0) -> Catalog:
+    """Open the catalogue that runs are recorded in and read from.
+
+    Parameters
+    ----------
+    location : str or path, optional
+        A folder: a catalogue is kept in it and served within this process; if another process has it
+        open, this one attaches to that. ``http(s)://...`` is a Tiled server's address, with its key.
+        ``profile:NAME`` is a Tiled profile. By default $BLUESKY_AUTOFOCUS_CATALOG, else the folder
+        $BLUESKY_AUTOFOCUS_DATA, else the user's data folder.
+    port : int
+        Where a folder is served; 0 takes a free port.
+
+    Returns
+    -------
+    Catalog
+        Its `client` is databroker's catalogue.
+
+    Raises
+    ------
+    CatalogError
+        If it cannot be opened, saying why.
+    """
+    location = location or os.environ.get(CATALOG_VARIABLE) or default_folder()
+    server, web_page = None, ""
+    if str(location).startswith(("http://", "https://")):
+        folder, uri = default_folder(), str(location)
+    elif str(location).startswith("profile:"):
+        from databroker import from_profile
+
+        folder = default_folder()
+        client = from_profile(str(location).removeprefix("profile:"), structure_clients="numpy")
+        return _remote(client, folder)
+    else:
+        folder = Path(location).expanduser().resolve()
+        uri, web_page, server = serve_or_attach(folder, port)
+
+    from databroker.client import CatalogOfBlueskyRuns
+    from tiled.client import from_uri
+
+    try:
+        client = from_uri(uri, structure_clients="numpy")
+    except Exception as error:
+        raise CatalogError(f"the catalogue at {location} does not answer: {error}") from error
+    if server is None and not web_page:
+        return _remote(client, folder)
+    if not isinstance(client, CatalogOfBlueskyRuns):
+        raise CatalogError(f"{location} holds no catalogue of bluesky runs but a {type(client).__name__}")
+    return Catalog(client, folder, server, web_page)
+
+
+def _remote(client: Any, folder: Path) -> Catalog:
+    (folder / "spool").mkdir(parents=True, exist_ok=True)
+    return Catalog(client, folder, None, "")
