@@ -9,7 +9,7 @@ RunEngine tell it.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 from urllib.parse import unquote, urlparse
@@ -18,9 +18,8 @@ from uuid import uuid4
 
 import h5py
 import numpy as np
-from bluesky.preprocessors import plan_mutator
 from bluesky.run_engine import RunEngine
-from bluesky.utils import Msg, ensure_generator
+from bluesky.utils import Msg
 
 __all__ = ["FrameWriter", "RecordsFrames", "install_frame_routing", "read_frame"]
 
@@ -229,10 +228,10 @@ class RecordsFrames(Protocol):
 def install_frame_routing(run_engine: RunEngine) -> Callable[[], None]:
     """Make a RunEngine tell cameras to which run and stream each frame belongs. Call it once.
 
-    Every `read` of a camera inside a bundle is preceded by a ``route_frame`` message. It is a message, and
-    not a side effect of passing the plan through, because after a pause the RunEngine replays messages
-    without asking the plan again. A row of a file is kept once its `stream_datum` has been emitted, so a
-    dropped or rewound bundle leaves no orphan behind.
+    The commands themselves are wrapped, not the plan: a preprocessor would miss the messages that others
+    insert outside of it (a baseline), and those that the RunEngine replays after a pause without asking
+    the plan again. A row of a file is kept once its `stream_datum` has been emitted, so a dropped or
+    rewound bundle leaves no orphan behind.
 
     Returns
     -------
@@ -240,44 +239,26 @@ def install_frame_routing(run_engine: RunEngine) -> Callable[[], None]:
         Takes the routing out again.
     """
     writers: dict[str, FrameWriter] = {}
+    run_uids: dict[Any, str] = {}
+    streams: dict[Any, str] = {}
+    # bluesky lets commands be replaced, but has no public way to wrap one
+    commands = run_engine._command_registry  # noqa: SLF001
+    plain = {name: commands[name] for name in ("open_run", "create", "read")}
 
-    async def route_frame(msg: Msg) -> None:
-        writer: FrameWriter = msg.obj.frame_writer
-        writers[writer.data_key] = writer
-        writer.route(**msg.kwargs)
+    async def open_run(msg: Msg) -> str:
+        run_uids[msg.run] = await plain["open_run"](msg)
+        return run_uids[msg.run]
 
-    def routed(plan: Any) -> Generator[Msg, Any, Any]:
-        run_uids: dict[Any, str] = {}
-        streams: dict[Any, str] = {}
+    async def create(msg: Msg) -> None:
+        await plain["create"](msg)
+        streams[msg.run] = msg.kwargs["name"] if "name" in msg.kwargs else msg.args[0]
 
-        def see(msg: Msg) -> tuple[Any, Any]:
-            if msg.command == "open_run":
-
-                def opened() -> Generator[Msg, Any, Any]:
-                    run_uids[msg.run] = yield msg
-                    return run_uids[msg.run]
-
-                return opened(), None
-            if msg.command == "create":
-                streams[msg.run] = msg.kwargs["name"] if "name" in msg.kwargs else msg.args[0]
-            elif msg.command in ("save", "drop"):
-                streams.pop(msg.run, None)
-            elif (
-                msg.command == "read"
-                and isinstance(msg.obj, RecordsFrames)
-                and msg.run in streams
-                and msg.run in run_uids
-            ):
-                route = Msg("route_frame", msg.obj, run_uid=run_uids[msg.run], stream=streams[msg.run])
-
-                def routed_read() -> Generator[Msg, Any, Any]:
-                    yield route
-                    return (yield msg)
-
-                return routed_read(), None
-            return None, None
-
-        return (yield from plan_mutator(ensure_generator(plan), see))
+    async def read(msg: Msg) -> Any:
+        if isinstance(msg.obj, RecordsFrames) and msg.run in streams:
+            writer = msg.obj.frame_writer
+            writers[writer.data_key] = writer
+            writer.route(run_uids[msg.run], streams[msg.run])
+        return await plain["read"](msg)
 
     def follow(name: str, doc: dict[str, Any]) -> None:
         if name == "stream_datum":
@@ -287,13 +268,13 @@ def install_frame_routing(run_engine: RunEngine) -> Callable[[], None]:
             for writer in writers.values():
                 writer.close_run(doc["run_start"])
 
-    run_engine.register_command("route_frame", route_frame)
-    run_engine.preprocessors.append(routed)
+    for name, command in (("open_run", open_run), ("create", create), ("read", read)):
+        run_engine.register_command(name, command)
     token = run_engine.subscribe(follow)
 
     def uninstall() -> None:
         run_engine.unsubscribe(token)
-        run_engine.preprocessors.remove(routed)
-        run_engine.unregister_command("route_frame")
+        for name, command in plain.items():
+            run_engine.register_command(name, command)
 
     return uninstall

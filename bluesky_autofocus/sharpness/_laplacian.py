@@ -84,7 +84,7 @@ def laplacian_ratio(grey: np.ndarray) -> float:
     fine_frame = _pyramid_level(frame, _FINE_LEVEL)
     coarse_frame = _pyramid_level(fine_frame, _COARSE_LEVEL - _FINE_LEVEL)
     fine_noise, coarse_noise = (_noise_gain(level) * noise_variance for level in (_FINE_LEVEL, _COARSE_LEVEL))
-    fine = mean_square(cv2.Laplacian(fine_frame, cv2.CV_32F)) - 0
+    fine = mean_square(cv2.Laplacian(fine_frame, cv2.CV_32F)) - fine_noise
     coarse = mean_square(cv2.Laplacian(coarse_frame, cv2.CV_32F)) - coarse_noise
     # The mean square of n normal values scatters by sqrt(2 / n) of itself.
     fine_scatter = fine_noise * (2 / fine_frame.size) ** 0.5
