@@ -1,0 +1,93 @@
+"""What most tests need: a RunEngine, an instrument that moves at once, and the documents it emits."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+# No test draws to a screen.
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from bluesky import RunEngine
+
+from bluesky_autofocus.callbacks import SharpnessAnalysis
+from bluesky_autofocus.devices import SimulatedSEM
+from bluesky_autofocus.frames import install_frame_routing
+from bluesky_autofocus.simulation import SEMImageFormation, scene
+
+SHARED_STACKS = Path(__file__).resolve().parents[2] / "shared" / "focus-stacks"
+
+
+class Documents(list):
+    """Everything a RunEngine emitted, with a few ways to look at it."""
+
+    def __call__(self, name: str, doc: dict) -> None:
+        self.append((name, doc))
+
+    def named(self, name: str) -> list[dict]:
+        return [doc for found, doc in self if found == name]
+
+    def events(self, stream: str) -> list[dict]:
+        """Return the data of the Events of a stream."""
+        descriptors = {doc["uid"] for doc in self.named("descriptor") if doc["name"] == stream}
+        return [doc["data"] for doc in self.named("event") if doc["descriptor"] in descriptors]
+
+
+@pytest.fixture
+def RE() -> Iterator[RunEngine]:  # noqa: N802 - what every bluesky user calls it
+    run_engine = RunEngine()
+    install_frame_routing(run_engine)
+    yield run_engine
+    if run_engine.state != "idle":
+        run_engine.halt()
+
+
+@pytest.fixture
+def documents(RE) -> Documents:  # noqa: N803
+    collected = Documents()
+    RE.subscribe(collected)
+    return collected
+
+
+@pytest.fixture
+def analysis(RE) -> SharpnessAnalysis:  # noqa: N803
+    made = SharpnessAnalysis()
+    RE.subscribe(made)
+    return made
+
+
+@pytest.fixture
+def make_sem(tmp_path) -> Callable[..., SimulatedSEM]:
+    """Return a function that makes a SEM of 128 x 128 px: in focus at 10 000 um, DOF about 5 um."""
+
+    def make(**options) -> SimulatedSEM:
+        formation = SEMImageFormation(
+            scene("grains", seed=1, shape=(256, 256)), frame_shape=(128, 128), scene_magnification=20_000
+        )
+        sem = SimulatedSEM(
+            name="sem",
+            **{
+                "image_formation": formation,
+                "frame_directory": tmp_path / "frames",
+                "working_distance_um": 10_030.0,
+                **options,
+            },
+        )
+        sem.magnification.put(20_000.0)
+        return sem
+
+    return make
+
+
+@pytest.fixture
+def sem(make_sem) -> SimulatedSEM:
+    return make_sem()
+
+
+@pytest.fixture
+def shared_stacks() -> Path:
+    """Return the folder of recorded focus stacks, or skip."""
+    if not SHARED_STACKS.is_dir():
+        pytest.skip(f"the recorded focus stacks are not at {SHARED_STACKS}")
+    return SHARED_STACKS
