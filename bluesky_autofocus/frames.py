@@ -8,6 +8,7 @@ RunEngine tell it.
 """
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -126,7 +127,12 @@ class FrameFile:
         return self.saved
 
     def close(self) -> None:
+        """Close the file, without the frame of an Event that was dropped last; delete it if it holds none."""
+        if self._dataset.shape[0] > self.saved:
+            self._dataset.resize(self.saved, axis=0)
         self._file.close()
+        if self.saved == 0:
+            self.path.unlink()
 
 
 class FrameWriter:
@@ -238,7 +244,7 @@ def install_frame_routing(run_engine: RunEngine) -> Callable[[], None]:
     callable
         Takes the routing out again.
     """
-    writers: dict[str, FrameWriter] = {}
+    writers: weakref.WeakSet[FrameWriter] = weakref.WeakSet()
     run_uids: dict[Any, str] = {}
     streams: dict[Any, str] = {}
     # bluesky lets commands be replaced, but has no public way to wrap one
@@ -256,17 +262,20 @@ def install_frame_routing(run_engine: RunEngine) -> Callable[[], None]:
     async def read(msg: Msg) -> Any:
         if isinstance(msg.obj, RecordsFrames) and msg.run in streams:
             writer = msg.obj.frame_writer
-            writers[writer.data_key] = writer
+            writers.add(writer)
             writer.route(run_uids[msg.run], streams[msg.run])
         return await plain["read"](msg)
 
     def follow(name: str, doc: dict[str, Any]) -> None:
         if name == "stream_datum":
-            for writer in writers.values():
+            for writer in writers:
                 writer.saved(doc["stream_resource"], doc["indices"]["stop"])
         elif name == "stop":
-            for writer in writers.values():
+            for writer in writers:
                 writer.close_run(doc["run_start"])
+            for key in [key for key, uid in run_uids.items() if uid == doc["run_start"]]:
+                del run_uids[key]
+                streams.pop(key, None)
 
     for name, command in (("open_run", open_run), ("create", create), ("read", read)):
         run_engine.register_command(name, command)

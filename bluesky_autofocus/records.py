@@ -33,6 +33,8 @@ class Reason(StrEnum):
     """The curve rises again away from its maximum."""
     POOR_FIT = "poor_fit"
     """No peak of a believable width describes the scores."""
+    UNCERTAIN = "uncertain"
+    """There is a peak, but its position is not known to within a depth of field."""
     NOT_ENOUGH_POINTS = "not_enough_points"
     """Too few different positions were exposed to tell a peak from anything else."""
     WORSE_AFTERWARDS = "worse_afterwards"

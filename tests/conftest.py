@@ -1,9 +1,11 @@
 """What most tests need: a RunEngine, an instrument that moves at once, and the documents it emits."""
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 # No test draws to a screen.
@@ -12,7 +14,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 from bluesky import RunEngine
 
 from bluesky_autofocus.callbacks import SharpnessAnalysis
-from bluesky_autofocus.devices import SimulatedSEM
+from bluesky_autofocus.devices import SimulatedCamera, SimulatedSEM
 from bluesky_autofocus.frames import install_frame_routing
 from bluesky_autofocus.simulation import SEMImageFormation, scene
 
@@ -46,7 +48,7 @@ def RE() -> Iterator[RunEngine]:  # noqa: N802 - what every bluesky user calls i
 @pytest.fixture
 def documents(RE) -> Documents:  # noqa: N803
     collected = Documents()
-    RE.subscribe(collected)
+    RE.subscribe(lambda name, doc: collected(name, doc))  # a list itself cannot be hashed
     return collected
 
 
@@ -55,6 +57,24 @@ def analysis(RE) -> SharpnessAnalysis:  # noqa: N803
     made = SharpnessAnalysis()
     RE.subscribe(made)
     return made
+
+
+@pytest.fixture
+def make_camera(tmp_path) -> Callable[..., SimulatedCamera]:
+    """Return a function that makes a camera whose frames are numbered: all pixels of the n-th are n."""
+
+    def make(name: str = "camera", **options) -> SimulatedCamera:
+        shape, dtype = options.setdefault("frame_shape", (4, 5)), options.get("dtype", np.uint16)
+        number = itertools.count(1)
+        options.setdefault("render", lambda: np.full(shape, next(number), dtype))
+        return SimulatedCamera(name=name, frame_directory=tmp_path / "frames", **options)
+
+    return make
+
+
+@pytest.fixture
+def camera(make_camera) -> SimulatedCamera:
+    return make_camera()
 
 
 @pytest.fixture

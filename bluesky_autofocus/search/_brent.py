@@ -88,8 +88,8 @@ def brent_search(
     if abs(FocusCurve.of(samples).best_um - solution_um) > max(tolerance_um, conclusion.sigma_um):
         # a check has seen a sharper place than the solver found: its answer is not the focus
         return Conclusion(Reason.SEVERAL_PEAKS)
-    sigma_um = math.hypot(conclusion.sigma_um, tolerance_um / 2, conclusion.position_um - solution_um)
-    return Conclusion(Reason.FOUND, solution_um, sigma_um)
+    # The solver answers with its best sample; all samples together say more precisely where the peak is.
+    return conclusion if verify else Conclusion(Reason.FOUND, solution_um, conclusion.sigma_um)
 
 
 def _solved(

@@ -35,6 +35,9 @@ WIDEST_FRACTION_OF_RANGE = 0.25
 """Where no depth of field is known, a peak known from few points is not believed if it is wider: there may
 be anything between the points."""
 
+CERTAIN_SIGMAS = 3.0
+"""Where the depth of field is known, so many standard uncertainties of the position must fit into it."""
+
 HALF_WIDTH_OF_SQUARED_LORENTZIAN = math.sqrt(math.sqrt(2.0) - 1.0)
 
 
@@ -227,7 +230,10 @@ def judge(
             return Conclusion(Reason.POOR_FIT)
     elif not dense and (least_um + greatest_um) / 2 > WIDEST_FRACTION_OF_RANGE * (bounds_um[1] - bounds_um[0]):
         return Conclusion(Reason.POOR_FIT)
-    return _located(curve)
+    conclusion = _located(curve)
+    if depth_of_field_um is not None and CERTAIN_SIGMAS * conclusion.sigma_um > depth_of_field_um:
+        return Conclusion(Reason.UNCERTAIN)
+    return conclusion
 
 
 def _located(curve: FocusCurve) -> Conclusion:
