@@ -100,7 +100,7 @@ def read_stack(
         raise StackError(f"there is no focus stack at {path}")
     frames, spacing_um = _read_folder(path) if path.is_dir() else _read_tiff(path, channel)
     beside = path.with_suffix(".json")
-    notes: dict[str, Any] = json.loads(beside.read_text()) if beside.is_file() else {}
+    notes = _read_notes(beside) if beside.is_file() else {}
     unit = "um"
     if positions_um is not None:
         positions = np.asarray(positions_um, dtype=float)
@@ -121,6 +121,8 @@ def read_stack(
         raise StackError(f"{path.name}: {len(frames)} planes but {positions.size} positions")
     order = np.argsort(positions, kind="stable")
     focus = notes.get("focus_index")
+    if focus is not None and focus not in range(len(frames)):
+        raise StackError(f"{beside.name}: focus_index must be a plane, 0 .. {len(frames) - 1}, got {focus!r}")
     return FocusStack(
         name=path.stem,
         frames=frames[order],
@@ -130,28 +132,45 @@ def read_stack(
     )
 
 
-def _read_folder(folder: Path) -> tuple[np.ndarray, float | None]:
-    import cv2
+def _read_notes(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StackError(f"{path} is not JSON: {error}") from error
 
+
+def _read_folder(folder: Path) -> tuple[np.ndarray, float | None]:
     files = sorted((f for f in folder.iterdir() if f.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
     if not files:
         raise StackError(f"{folder} holds no images ({', '.join(IMAGE_SUFFIXES)})")
     frames = []
     for file in files:
-        if file.suffix.lower().startswith(".tif"):
-            frame = tifffile.imread(file)
-        else:
-            frame = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
-            if frame is None:
-                raise StackError(f"{file} cannot be read as an image")
-            if frame.ndim == 3:
-                frame = frame[..., 2::-1]
-        if frames and frame.shape != frames[0].shape:
+        frame = _read_image(file)
+        if frames and (frame.shape, frame.dtype) != (frames[0].shape, frames[0].dtype):
             raise StackError(
-                f"frames must be of one size: {files[0].name} is {frames[0].shape}, {file.name} {frame.shape}"
+                f"frames must be of one size and type: {files[0].name} is {frames[0].shape} {frames[0].dtype}, "
+                f"{file.name} {frame.shape} {frame.dtype}"
             )
         frames.append(frame)
     return np.stack(frames), None
+
+
+def _read_image(file: Path) -> np.ndarray:
+    """Read a grey or colour image; transparency is left out."""
+    if file.suffix.lower().startswith(".tif"):
+        try:
+            frame = tifffile.imread(file)
+        except tifffile.TiffFileError as error:
+            raise StackError(f"{file} is not a TIFF file: {error}") from error
+        if not (frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] in (3, 4))):
+            raise StackError(f"{file} is not one grey or colour image: its shape is {frame.shape}")
+        return frame[..., :3] if frame.ndim == 3 else frame
+    import cv2
+
+    frame = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
+    if frame is None:
+        raise StackError(f"{file} cannot be read as an image")
+    return frame[..., 2::-1] if frame.ndim == 3 else frame
 
 
 def _natural(path: Path) -> list[int | str]:
@@ -161,6 +180,8 @@ def _natural(path: Path) -> list[int | str]:
 def _read_tiff(path: Path, channel: int | None) -> tuple[np.ndarray, float | None]:
     try:
         with tifffile.TiffFile(path) as tiff:
+            if not tiff.series:
+                raise StackError(f"{path} holds no images")
             if len(tiff.series) > 1:
                 found = sorted({series.shape for series in tiff.series})
                 raise StackError(f"{path.name}: frames must be of one size and one series, found {found}")
@@ -199,14 +220,17 @@ def _planes_first(pixels: np.ndarray, axes: str, name: str, channel: int | None)
 
 
 def _spacing_um(tiff: tifffile.TiffFile) -> float | None:
-    """Return the distance between planes from OME or ImageJ metadata, None where neither says."""
+    """Return the distance between planes from OME or ImageJ metadata, None where neither gives a length."""
+    size, unit = None, ""
+    imagej = tiff.imagej_metadata or {}
     if tiff.ome_metadata:
         for element in ElementTree.fromstring(tiff.ome_metadata).iter():
             if element.tag.endswith("}Pixels") and "PhysicalSizeZ" in element.attrib:
-                unit = element.attrib.get("PhysicalSizeZUnit", "µm")
-                return float(element.attrib["PhysicalSizeZ"]) * UM_PER_UNIT.get(unit, math.nan)
-    imagej = tiff.imagej_metadata or {}
-    if "spacing" in imagej:
-        unit = str(imagej.get("unit", "um")).replace("\\u00B5", "µ")
-        return abs(float(imagej["spacing"])) * UM_PER_UNIT.get(unit, math.nan)
-    return None
+                size, unit = element.attrib["PhysicalSizeZ"], element.attrib.get("PhysicalSizeZUnit", "µm")
+                break
+    elif "spacing" in imagej:
+        size, unit = imagej["spacing"], str(imagej.get("unit", "um")).replace("\\u00B5", "µ")
+    if size is None or unit not in UM_PER_UNIT:
+        return None
+    spacing_um = abs(float(size)) * UM_PER_UNIT[unit]
+    return spacing_um if math.isfinite(spacing_um) and spacing_um > 0 else None

@@ -66,6 +66,7 @@ class Analysis:
         self._resources: dict[str, dict[str, Any]] = {}
         self._rows: dict[tuple[str, str], deque[tuple[str, int]]] = {}
         self._newest: dict[str, Future[Reading]] = {}
+        self._run_of_newest: dict[str, str] = {}
 
     def analyse_frame(self, frame: np.ndarray) -> Reading:
         """Return the reading of one frame; called on the executor's thread if there is one.
@@ -96,18 +97,28 @@ class Analysis:
             handler(doc)
 
     def _on_start(self, doc: dict[str, Any]) -> None:
+        # what was seen in a run that has ended says nothing about this one
+        for stream in [of for of, run in self._run_of_newest.items() if run not in self._open_runs]:
+            self._forget_newest(stream)
         self._open_runs.add(doc["uid"])
+
+    def _forget_newest(self, stream: str) -> None:
+        self._newest.pop(stream, None)
+        self._run_of_newest.pop(stream, None)
 
     def _on_descriptor(self, doc: dict[str, Any]) -> None:
         self._descriptors[doc["uid"]] = doc
-        # a stream of this name in an earlier run has nothing to say about this one
-        self._newest.pop(doc["name"], None)
+        # nor does a stream of this name in a run that is open around this one
+        self._forget_newest(doc["name"])
 
     def _on_stream_resource(self, doc: dict[str, Any]) -> None:
         self._resources[doc["uid"]] = doc
 
     def _on_stream_datum(self, doc: dict[str, Any]) -> None:
-        key = self._resources[doc["stream_resource"]]["data_key"]
+        resource = self._resources.get(doc["stream_resource"])
+        if resource is None:
+            return  # as in `_on_event`
+        key = resource["data_key"]
         rows = self._rows.setdefault((doc["descriptor"], key), deque())
         rows.extend(
             (doc["stream_resource"], row) for row in range(doc["indices"]["start"], doc["indices"]["stop"])
@@ -118,17 +129,22 @@ class Analysis:
         if descriptor is None:
             return  # subscribed in mid-run: `require_open_run` has told, or will
         images = [key for key, data in descriptor["data_keys"].items() if _is_image(data)]
-        # Rows and Events of a stream correspond one to one, in order; each is taken whether it is used or not.
-        frames = {key: self._rows[doc["descriptor"], key].popleft() for key in images}
-        if not frames:
+        if not images:
             return
         stream = descriptor["name"]
+        # Rows and Events of a stream correspond one to one, in order; each is taken whether it is used or not.
+        waiting = {key: self._rows.get((doc["descriptor"], key)) for key in images}
+        frames = {key: rows.popleft() for key, rows in waiting.items() if rows}
 
         def read() -> Reading:
             return dataclasses.replace(self.analyse_frame(frame), event_uid=doc["uid"], seq_num=doc["seq_num"])
 
+        self._run_of_newest[stream] = descriptor["run_start"]
         try:
-            resource_uid, row = frames[self._choose(images, stream)]
+            key = self._choose(images, stream)
+            if key not in frames:
+                raise AnalysisError(f"no document said where the frame {key!r} of the Event is")
+            resource_uid, row = frames[key]
             # fetched here and not on the executor's thread, which may be so late that memory has forgotten it
             frame = self._fetch_frame(self._resources[resource_uid], row)
             self._newest[stream] = _done(read()) if self._executor is None else self._executor.submit(read)

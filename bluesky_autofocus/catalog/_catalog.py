@@ -53,6 +53,11 @@ class Catalog:
         self.repaired = repair(folder / "spool", self._store)
         """Uids of runs that a process which was killed, or lost its catalogue, had left behind."""
 
+    @property
+    def serving(self) -> bool:
+        """Whether this process serves the catalogue, so that others lose it when it ends."""
+        return self._server is not None
+
     def subscribe(self, run_engine: RunEngine) -> None:
         """Record every run of a RunEngine; number its runs on from the newest one here."""
         newest = self.client.values().last() if len(self.client) else None
@@ -63,13 +68,14 @@ class Catalog:
         run_engine.subscribe(writer)
 
     def close(self) -> None:
-        """Write what is left and, if this process serves the catalogue, stop serving it."""
+        """Write what is left; if nothing else in this process uses the catalogue it serves, stop serving."""
         for writer in self._writers:
             writer.close()
         self._writers.clear()
         self.client.context.close()
         if self._server is not None:
-            self._server.close()
+            self._server.release()
+            self._server = None
 
     def _store(self, documents: list[Document]) -> None:
         from bluesky_tiled_plugins import TiledWriter

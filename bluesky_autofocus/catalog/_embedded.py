@@ -7,6 +7,7 @@ SQLite files that two processes open are soon locked, so one process owns a cata
 import asyncio
 import atexit
 import json
+import logging
 import os
 import secrets
 import sqlite3
@@ -45,7 +46,10 @@ class EmbeddedServer:
         import uvicorn
         from tiled.server.app import build_app_from_config
 
+        # it announces its version at every start
+        logging.getLogger("tiled.server.app").setLevel(logging.WARNING)
         self.folder = folder
+        self.users = 0
         self._lock = lock
         _prepare_databases(folder)
         app = build_app_from_config(_configuration(folder))
@@ -74,6 +78,12 @@ class EmbeddedServer:
         self.web_page = f"http://{host}:{self.port}/ui/browse/?api_key={_KEY}"
         _write_private(folder / "server.json", {"uri": self.uri, "web_page": self.web_page})
         atexit.register(self.close)
+
+    def release(self) -> None:
+        """Stop serving once nothing in this process uses the catalogue any more."""
+        self.users -= 1
+        if self.users <= 0:
+            self.close()
 
     def close(self) -> None:
         """Stop serving and give the folder free."""
@@ -105,6 +115,7 @@ def serve_or_attach(folder: Path, port: int = 0) -> tuple[str, str, EmbeddedServ
     folder = folder.expanduser().resolve()
     if folder in _served:
         server = _served[folder]
+        server.users += 1
         return server.uri, server.web_page, server
     try:
         for name in ("data", "frames", "spool"):
@@ -116,11 +127,14 @@ def serve_or_attach(folder: Path, port: int = 0) -> tuple[str, str, EmbeddedServ
     except OSError as error:
         raise CatalogError(f"cannot keep a catalogue in {folder}: {error}") from error
     try:
+        # left by an owner that was killed: who attaches while this one starts must not find it
+        (folder / "server.json").unlink(missing_ok=True)
         server = _served[folder] = EmbeddedServer(folder, lock, port)
     except BaseException:
         _served.pop(folder, None)
         lock.release()
         raise
+    server.users += 1
     return server.uri, server.web_page, server
 
 

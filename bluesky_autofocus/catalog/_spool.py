@@ -135,7 +135,8 @@ def repair(directory: Path, store: Callable[[list[Document]], None]) -> list[str
     directory : Path
         Of all spools. Sessions that are alive hold their locks and are left alone.
     store : callable
-        Puts the documents of one run into the catalogue; raises if it cannot.
+        Puts the documents of one run into the catalogue; raises if it cannot. The run then stays in its
+        spool for the next time, and the others are stored all the same.
 
     Returns
     -------
@@ -152,13 +153,18 @@ def repair(directory: Path, store: Callable[[list[Document]], None]) -> list[str
         try:
             for path in sorted(folder.glob("*.jsonl")):
                 documents = read_spooled(path)
-                if documents:
-                    store(documents)
-                    stored.append(documents[0][1]["uid"])
-                path.unlink()
+                try:
+                    if documents:
+                        store(documents)
+                        stored.append(documents[0][1]["uid"])
+                except Exception as error:
+                    logger.warning("run %s cannot be stored (%s); it stays in %s", path.stem, error, path)
+                else:
+                    path.unlink()
         finally:
             lock.release()
-        _remove(folder)
+        if not any(folder.iterdir()):
+            _remove(folder)
     return stored
 
 

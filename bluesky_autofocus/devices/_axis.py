@@ -4,6 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from ophyd import Component as Cpt
@@ -99,6 +100,7 @@ class SimulatedAxis(Device, PositionerBase):
         self._limits = (float(low), float(high))
         self._lock = threading.Lock()
         self._cancel: Callable[[], None] | None = None
+        self._move_number = 0
         # The hinted readback carries the axis' own name, as with EpicsMotor.
         self.readback.name = self.name
         self.setpoint.put(float(position_um))
@@ -157,13 +159,16 @@ class SimulatedAxis(Device, PositionerBase):
         self.setpoint.put(float(new_position))
         duration_s = self.motion.start(new_position, self.clock.now_s())
         self._run_subs(sub_type=self.SUB_START, timestamp=time.time())
-        self._moving = True
+        with self._lock:
+            self._move_number += 1
+            self._moving = True
+        arrived = partial(self._arrived, self._move_number)
         if duration_s > 0:
-            cancel = self.clock.call_after(duration_s, self._arrived, tick=self._report_position)
+            cancel = self.clock.call_after(duration_s, arrived, tick=self._report_position)
             with self._lock:
                 self._cancel = cancel if self._moving else None
         else:
-            self._arrived()
+            arrived()
         if wait:
             status.wait()
         return status
@@ -175,16 +180,18 @@ class SimulatedAxis(Device, PositionerBase):
     def _abandon_move(self, success: bool = False) -> None:
         with self._lock:
             cancel, self._cancel = self._cancel, None
+            moving, self._moving = self._moving, False
         if cancel is not None:
             cancel()
-        if self._moving:
+        if moving:
             self.motion.stop(self.clock.now_s())
-            self._moving = False
             # not super().stop(): that is Device's, which never completes the status
             PositionerBase.stop(self, success=success)
 
-    def _arrived(self) -> None:
+    def _arrived(self, move_number: int) -> None:
         with self._lock:
+            if not self._moving or move_number != self._move_number:
+                return  # given up while the clock's thread was about to report it
             self._cancel, self._moving = None, False
         self._report_position()
         self._done_moving(success=True)

@@ -38,7 +38,7 @@ class Camera(Device):
     """
 
     mean = Cpt(Signal, value=0.0, kind="hinted")
-    exposure_s = Cpt(BoundedSignal, value=0.01, egu="s", limits=(0.0, 3600.0), kind="normal")
+    exposure_s = Cpt(BoundedSignal, value=0.01, egu="s", limits=(0.0, 86_400.0), kind="normal")
 
     def __init__(
         self,

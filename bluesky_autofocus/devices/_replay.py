@@ -16,6 +16,14 @@ from bluesky_autofocus.stacks import FocusStack
 __all__ = ["ReplayedAxis", "replayed_instrument"]
 
 
+class _Plane(Signal):
+    """Asks its axis at every read which plane it stands at."""
+
+    def get(self, **kwargs: Any) -> int:
+        self.put(self.parent.stack.plane_at(self.parent.load_um), force=True)
+        return super().get(**kwargs)
+
+
 class ReplayedAxis(SimulatedAxis):
     """An axis that can only stand where a plane was recorded.
 
@@ -28,10 +36,15 @@ class ReplayedAxis(SimulatedAxis):
     stack : FocusStack
         The recorded planes.
     position_um : float, optional
-        Where it stands at first; the first plane by default.
+        It starts at the plane nearest to this; at the first one by default.
+
+    Raises
+    ------
+    ValueError
+        If `position_um` lies outside the stack.
     """
 
-    plane = Cpt(Signal, value=0, kind="normal")
+    plane = Cpt(_Plane, value=0, kind="normal")
 
     def __init__(
         self, prefix: str = "", *, stack: FocusStack, position_um: float | None = None, **kwargs: Any
@@ -39,9 +52,9 @@ class ReplayedAxis(SimulatedAxis):
         self.stack = stack
         first, last = float(stack.positions_um[0]), float(stack.positions_um[-1])
         start = first if position_um is None else position_um
-        index = stack.plane_at(start)
-        super().__init__(prefix, limits=(first, last), position_um=float(stack.positions_um[index]), **kwargs)
-        self.plane.put(index)
+        if first <= start <= last:  # else it is for the axis to refuse
+            start = float(stack.positions_um[stack.plane_at(start)])
+        super().__init__(prefix, limits=(first, last), position_um=start, **kwargs)
 
     def set(
         self,
@@ -54,11 +67,7 @@ class ReplayedAxis(SimulatedAxis):
         """Go to the plane nearest to a position within the stack."""
         self.check_value(new_position)
         index = self.stack.plane_at(new_position)
-        status = super().set(
-            float(self.stack.positions_um[index]), timeout=timeout, moved_cb=moved_cb, wait=wait
-        )
-        self.plane.put(index)
-        return status
+        return super().set(float(self.stack.positions_um[index]), timeout=timeout, moved_cb=moved_cb, wait=wait)
 
 
 def replayed_instrument(

@@ -1,5 +1,6 @@
 """Focus only when the frame is blurred."""
 
+import inspect
 import math
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from bluesky.utils import MsgGenerator, plan
 
 from bluesky_autofocus.plans._brent import brent_focus
 from bluesky_autofocus.plans._exposing import expose, record_verdict, wait_reading
+from bluesky_autofocus.plans._moving import Approach, Travel
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, FocusStub
 from bluesky_autofocus.records import Reason, Verdict
 from bluesky_autofocus.search import BlurTrigger
@@ -71,6 +73,8 @@ def focus_if_blurred(
     """
     if options.get("confirm") is False:
         raise ValueError("confirm=False would leave no frame at the focus to take the new baseline from")
+    # a wrong option is to be noticed now, not when a frame is blurred for the first time
+    inspect.signature(focus).bind(detectors, axis, analysis=analysis, timeout_s=timeout_s, **options)
     start_um = yield from bps.rd(axis, default_value=None)
     if start_um is not None:
         for needed in (analysis, focus_analysis or analysis):
@@ -108,32 +112,43 @@ def focus_if_blurred(
             }
         )
 
-    if not look.reading.accepted:
-        concluded = verdict(False, look.reading.reason)
-    elif trigger.wants_focus(look.reading.value, now_s()):
-        focused = yield from focus(
-            detectors, axis, analysis=focus_analysis or analysis, timeout_s=timeout_s, **options
-        )
-        score = None
-        if focused.found:
-            # the last frame of `focus` was taken at the focus, and this analysis has seen it too
-            newest = yield from wait_reading(
-                analysis, stream=f"focus_{focused.method}", timeout_s=timeout_s
+    yield from bps.checkpoint()
+    focused: Verdict | None = None
+    sharp: float | None = None
+    try:
+        if not look.reading.accepted:
+            concluded = verdict(False, look.reading.reason)
+        elif trigger.wants_focus(look.reading.value, now_s()):
+            focused = yield from focus(
+                detectors, axis, analysis=focus_analysis or analysis, timeout_s=timeout_s, **options
             )
-            score = newest.value if newest is not None and newest.accepted else None
-        trigger.focused(score, now_s())
-        concluded = verdict(
-            focused.found,
-            focused.reason,
-            position_um=focused.position_um,
-            sigma_um=focused.sigma_um,
-            exposures=1 + focused.exposures,
-            dose=look.exposure_s + focused.dose,
-            event_uids=(look.reading.event_uid, *focused.event_uids),
-        )
-    elif trigger.blurred:
-        concluded = verdict(False, Reason.TOO_SOON)
-    else:
-        concluded = verdict(True, Reason.STILL_SHARP)
-    yield from record_verdict(concluded)
+            if focused.found:
+                # the last frame of `focus` was taken at the focus, and this analysis has seen it too
+                newest = yield from wait_reading(
+                    analysis, stream=f"focus_{focused.method}", timeout_s=timeout_s
+                )
+                sharp = newest.value if newest is not None and newest.accepted else None
+            concluded = verdict(
+                focused.found,
+                focused.reason,
+                position_um=focused.position_um,
+                sigma_um=focused.sigma_um,
+                exposures=1 + focused.exposures,
+                dose=look.exposure_s + focused.dose,
+                event_uids=(look.reading.event_uid, *focused.event_uids),
+            )
+        elif trigger.blurred:
+            concluded = verdict(False, Reason.TOO_SOON)
+        else:
+            concluded = verdict(True, Reason.STILL_SHARP)
+        yield from record_verdict(concluded)
+    except Exception:
+        # While it runs `focus` puts the axis back itself; once it has found the focus it is up to us.
+        if focused is not None and focused.found:
+            reach_um = tuple(sorted((start_um, focused.position_um)))
+            reach_um = focused.parameters.get("travel_um", reach_um)
+            yield from Travel(axis, reach_um, start_um, options.get("approach", Approach())).put_back()
+        raise
+    if focused is not None:
+        trigger.focused(sharp, now_s())
     return concluded

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from bluesky import plan_stubs as bps
+from bluesky import preprocessors as bpp
 from bluesky.protocols import Readable
 from bluesky.utils import MsgGenerator, get_hinted_fields
 
@@ -47,7 +48,8 @@ def expose(
 ) -> MsgGenerator[Exposure | None]:
     """Take one exposure in the open run and return what the analysis made of it.
 
-    The reading is recorded in the stream ``reading_ANALYSIS``, linked to the exposure by its Event's uid.
+    The reading is recorded in the stream ``reading_ANALYSIS`` with the position, linked to the exposure by
+    its Event's uid and by stream and number: the focus curve can be drawn again without the frames.
 
     Parameters
     ----------
@@ -76,11 +78,12 @@ def expose(
     """
     event = yield from bps.trigger_and_read([*detectors, axis], name=stream)
     reading = yield from wait_reading(analysis, stream=stream, timeout_s=timeout_s, dry_run=not event)
-    yield from _record(_RecordedReading(analysis, stream), f"reading_{analysis.name}")
-    if reading is None or not event:
+    position_um = (yield from _position_in(event, axis)) if event else math.nan
+    yield from _record(_RecordedReading(analysis, stream, position_um), f"reading_{analysis.name}")
+    if reading is None:
         return None
-    position_um = yield from _position_in(event, axis)
-    return Exposure(position_um, reading, _exposure_s(event))
+    # After a pause the exposure may have been taken once more: the reading that was recorded is what counts.
+    return Exposure(position_um, analysis.reading(stream), _exposure_s(event))
 
 
 def wait_reading(
@@ -113,7 +116,8 @@ def record_verdict(verdict: Verdict) -> MsgGenerator[None]:
 
 def _record(record: "_Record", stream: str) -> MsgGenerator[None]:
     yield from bps.create(name=stream)
-    yield from bps.read(record)
+    # dropped where it fails, so that whoever catches the error can go on in the same run
+    yield from bpp.contingency_wrapper(bps.read(record), except_plan=lambda _: bps.drop())
     yield from bps.save()
 
 
@@ -178,9 +182,9 @@ def _dtype(value: Any) -> dict[str, str]:
 class _RecordedReading(_Record):
     """The newest reading of a stream, asked for when it is recorded: after a rewind that is another one."""
 
-    def __init__(self, analysis: FocusAnalysis, stream: str) -> None:
+    def __init__(self, analysis: FocusAnalysis, stream: str, position_um: float) -> None:
         super().__init__(analysis.name)
-        self._analysis, self._stream = analysis, stream
+        self._analysis, self._stream, self._position_um = analysis, stream, position_um
 
     @property
     def hints(self) -> dict[str, list[str]]:
@@ -188,7 +192,12 @@ class _RecordedReading(_Record):
 
     def fields(self) -> dict[str, Any]:
         reading = dataclasses.asdict(self._analysis.reading(self._stream))
-        return {**reading, "reason": str(reading["reason"]), "stream": self._stream}
+        return {
+            **reading,
+            "reason": str(reading["reason"]),
+            "stream": self._stream,
+            "position_um": self._position_um,
+        }
 
 
 class _RecordedVerdict(_Record):

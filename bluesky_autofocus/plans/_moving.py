@@ -1,19 +1,25 @@
 """Move an axis within bounds, from one side, and put it back."""
 
+import asyncio
+import contextlib
 import dataclasses
 import inspect
 import math
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 from bluesky import plan_stubs as bps
-from bluesky.protocols import Checkable, Stoppable
-from bluesky.utils import MsgGenerator
+from bluesky.protocols import Checkable, Status, Stoppable
+from bluesky.utils import FailedStatus, MsgGenerator, maybe_await
 
 from bluesky_autofocus.plans._protocols import FocusAxis
 
 __all__ = ["Approach", "Travel", "check_reachable"]
+
+STOPPING_S = 10.0
+"""Longest wait for an axis that was told to stop; one that never says so is sent back all the same."""
 
 
 def interval_um(name: str, value: Any) -> tuple[float, float]:
@@ -88,6 +94,12 @@ class Travel:
         self.approach = approach
         self.start_um = start_um
         self._at_um = start_um
+        self._under_way: Status | None = None
+
+    def reached(self, positions_um: Iterable[float]) -> list[float]:
+        """Return these positions and those at which their approach turns round."""
+        positions = list(positions_um)
+        return positions + [self._turning_point_um(position) for position in positions]
 
     def to(self, target_um: float) -> MsgGenerator[None]:
         """Move to a position, from the declared side, and settle.
@@ -105,8 +117,8 @@ class Travel:
         turn_um = self._turning_point_um(target_um)
         comes_from_the_declared_side = (turn_um - self._at_um) * self.approach.direction >= 0
         if self.approach.overshoot_um and not comes_from_the_declared_side:
-            yield from bps.mv(self.axis, turn_um)
-        yield from bps.mv(self.axis, target_um)
+            yield from self._move(turn_um)
+        yield from self._move(target_um)
         self._at_um = target_um
         if self.approach.settle_s:
             yield from bps.sleep(self.approach.settle_s)
@@ -116,12 +128,33 @@ class Travel:
         turn_um = target_um - self.approach.direction * self.approach.overshoot_um
         return min(max(turn_um, self.low_um), self.high_um)
 
+    def _move(self, position_um: float) -> MsgGenerator[None]:
+        group = str(uuid4())
+        self._under_way = yield from bps.abs_set(self.axis, position_um, group=group)
+        yield from bps.wait(group=group)
+        self._under_way = None
+
     def put_back(self) -> MsgGenerator[None]:
         """Stop whatever motion is under way and return to where the operation started."""
-        if isinstance(self.axis, Stoppable):
-            yield from bps.stop(self.axis)
+        with contextlib.suppress(FailedStatus):  # the move that is stopped may say that it failed
+            yield from bps.wait_for([self._stop])
         self._at_um = math.nan  # stopped somewhere: the side it was approached from is unknown
         yield from self.to(self.start_um)
+
+    async def _stop(self) -> None:
+        """Stop the axis and wait until it says so.
+
+        A move that fails when it is stopped would have the RunEngine throw its failure into the plan, and
+        so interrupt the putting back. The message ``stop`` always fails the move, hence this coroutine.
+        """
+        if isinstance(self.axis, Stoppable):
+            await maybe_await(self.axis.stop(success=True))
+        if self._under_way is not None:
+            over, loop = asyncio.Event(), asyncio.get_running_loop()
+            # called after the RunEngine's own callback, so a failure has reached the plan by then
+            self._under_way.add_callback(lambda _: loop.call_soon_threadsafe(over.set))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(over.wait(), STOPPING_S)
 
 
 def check_reachable(axis: FocusAxis, positions_um: Iterable[float]) -> MsgGenerator[None]:

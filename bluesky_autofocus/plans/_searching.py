@@ -81,7 +81,7 @@ def focus_by_search(
     start_um = yield from bps.rd(axis, default_value=None)
     dry_run = start_um is None
     if dry_run:
-        start_um = 0.0 if bounds_um is None else sum(bounds_um) / 2
+        start_um = sum(bounds_um or travel_um or (0.0, 0.0)) / 2
     else:
         analysis.require_open_run()
     start_um = float(start_um)
@@ -91,23 +91,27 @@ def focus_by_search(
         raise ValueError(
             f"travel_um {reach_um} must contain the bounds ({low_um}, {high_um}) and the start {start_um} um"
         )
-    yield from check_reachable(axis, (low_um, high_um))
-
     travel = Travel(axis, reach_um, start_um, approach)
+    if not dry_run or bounds_um is not None:  # a dry run does not know what a range is about
+        yield from check_reachable(axis, travel.reached((low_um, high_um, start_um)))
+
     stream = f"focus_{method}"
     exposures: list[Exposure] = []
 
     def exposure_at(position_um: float) -> MsgGenerator[Exposure]:
-        yield from bps.checkpoint()
-        yield from travel.to(position_um)
+        # A search goes by where the axis was read back, so it may ask a rounding error beyond the bounds.
+        yield from travel.to(min(max(position_um, low_um), high_um))
         exposure = yield from expose(detectors, axis, analysis=analysis, stream=stream, timeout_s=timeout_s)
         if exposure is None:
             exposure = _imagined(position_um)
         exposures.append(exposure)
+        # a pause from here on does not take this exposure once more
+        yield from bps.checkpoint()
         return exposure
 
     def operation() -> MsgGenerator[Conclusion]:
         search = make_search((low_um, high_um), budget - int(confirm))
+        yield from bps.checkpoint()
         try:
             conclusion = yield from _follow(search, exposure_at)
         finally:
@@ -121,7 +125,8 @@ def focus_by_search(
         final = yield from exposure_at(conclusion.position_um)
         if not final.reading.accepted:
             return Conclusion(final.reading.reason)
-        if final.reading.value < CONFIRMED_FRACTION * best:
+        # of the size of the best score, since a metric that is a logarithm may be negative
+        if final.reading.value < best - (1 - CONFIRMED_FRACTION) * abs(best):
             return Conclusion(Reason.WORSE_AFTERWARDS)
         return conclusion
 

@@ -1,5 +1,8 @@
 """A full sweep along the focus axis."""
 
+from collections.abc import Sequence
+
+import numpy as np
 from bluesky.utils import MsgGenerator, plan
 
 from bluesky_autofocus.plans._moving import Approach
@@ -19,6 +22,7 @@ def sweep_focus(
     analysis: FocusAnalysis,
     bounds_um: tuple[float, float] | None = None,
     range_um: float | None = None,
+    positions_um: Sequence[float] | None = None,
     budget: int = 22,
     depth_of_field_um: float | None = None,
     confirm: bool = True,
@@ -35,6 +39,8 @@ def sweep_focus(
     ----------
     detectors, axis, analysis, bounds_um, range_um, confirm, travel_um, approach, timeout_s
         As for `brent_focus`.
+    positions_um : sequence of float, optional
+        Instead of bounds or a range: where to expose. The budget then only has to suffice.
     budget : int
         Exposures to spend, the confirming one included.
     depth_of_field_um : float, optional
@@ -52,8 +58,19 @@ def sweep_focus(
     """
     check_positive("depth_of_field_um", depth_of_field_um)
 
+    if positions_um is not None:
+        if bounds_um is not None or range_um is not None:
+            raise ValueError("positions_um say where to expose: give no bounds_um or range_um beside them")
+        if budget < len(positions_um) + confirm:
+            raise ValueError(
+                f"budget {budget!r} does not suffice for {len(positions_um)} positions"
+                + (" and the confirming exposure" if confirm else "")
+            )
+        bounds_um = (min(positions_um), max(positions_um))
+
     def search(bounds: tuple[float, float], exposures: int) -> Search:
-        return sweep_search(bounds, exposures=exposures, depth_of_field_um=depth_of_field_um)
+        where = np.linspace(*bounds, exposures).tolist() if positions_um is None else list(positions_um)
+        return sweep_search(where, depth_of_field_um=depth_of_field_um)
 
     return (
         yield from focus_by_search(

@@ -35,6 +35,14 @@ WIDEST_FRACTION_OF_RANGE = 0.25
 """Where no depth of field is known, a peak known from few points is not believed if it is wider: there may
 be anything between the points."""
 
+GREATEST_MISFIT = 0.1
+"""The scores may deviate from a smooth peak by this fraction of its height (root mean square). Recorded single
+peaks deviate by up to 0.08, phase objects by 0.12 and more."""
+
+SHAPE_UNCERTAINTY = 0.01
+"""No real peak has exactly the fitted shape: this fraction of its width at half height is added, in quadrature,
+to the uncertainty that the fit states."""
+
 CERTAIN_SIGMAS = 3.0
 """Where the depth of field is known, so many standard uncertainties of the position must fit into it."""
 
@@ -139,28 +147,21 @@ class FocusCurve:
         scatter = float(np.median(np.abs(np.diff(floor)))) / (0.6745 * math.sqrt(2.0))
         return float(self.scores.max() - np.median(floor)) / scatter if scatter else math.inf
 
-    def fit(self) -> tuple[float, float] | None:
-        """Fit a peak to the points about the maximum.
+    def fit(self) -> "PeakFit | None":
+        """Fit a peak to the points about the maximum; None where they do not determine one.
 
         The shape is a squared Lorentzian on a floor, which describes the sharpness of a defocused image
         well from its centre into its tails.
-
-        Returns
-        -------
-        position_um, sigma_um : float
-            Centre and its standard uncertainty; None where the points do not determine them.
         """
         left, right = (outside for _, outside in (self.side(-1), self.side(1)))
         reach_um = min(max(left, right), float(np.ptp(self.positions_um)))
-        centre_um = float(self.positions_um[self.best])
-        near = np.abs(self.positions_um - centre_um) <= 1.5 * reach_um
+        near = np.abs(self.positions_um - self.best_um) <= 1.5 * reach_um
         if near.sum() < 5:
             return None
-        height = float(np.ptp(self.scores))
-        x = (self.positions_um[near] - centre_um) / reach_um
-        y = (self.scores[near] - self.scores.min()) / height
+        x = (self.positions_um[near] - self.best_um) / reach_um
+        y = (self.scores[near] - self.scores.min()) / float(np.ptp(self.scores))
         try:
-            best, covariance = curve_fit(
+            shape, covariance = curve_fit(
                 _squared_lorentzian,
                 x,
                 y,
@@ -168,12 +169,33 @@ class FocusCurve:
                 bounds=([-1.0, 0.3, -0.5, 0.05], [1.0, 3.0, 0.5, 10.0]),
                 max_nfev=200,
             )
-        except (RuntimeError, ValueError):
+        except RuntimeError:  # no convergence
             return None
         sigma = math.sqrt(covariance[0, 0])
         if not math.isfinite(sigma):
             return None
-        return centre_um + float(best[0]) * reach_um, sigma * reach_um
+        misfit = float(np.sqrt(np.mean((y - _squared_lorentzian(x, *shape)) ** 2)))
+        return PeakFit(self.best_um + float(shape[0]) * reach_um, sigma * reach_um, misfit, int(near.sum()))
+
+
+@dataclasses.dataclass(frozen=True)
+class PeakFit:
+    """A peak fitted to a focus curve.
+
+    Parameters
+    ----------
+    position_um, sigma_um : float
+        Centre and its standard uncertainty.
+    misfit : float
+        Root mean square deviation of the scores, as a fraction of the height.
+    points : int
+        How many scores it was fitted to; five determine it without telling whether it fits.
+    """
+
+    position_um: float
+    sigma_um: float
+    misfit: float
+    points: int
 
 
 def _squared_lorentzian(x: np.ndarray, centre: float, height: float, floor: float, half_width: float) -> np.ndarray:
@@ -217,7 +239,8 @@ def judge(
         return Conclusion(Reason.EDGE)
     if curve.other_peak() > OTHER_PEAK_PROMINENCE:
         return Conclusion(Reason.SEVERAL_PEAKS)
-    if curve.signal_to_noise() < LEAST_SIGNAL_TO_NOISE:
+    # between points that are far apart the curve itself changes, which says nothing of its noise
+    if dense and curve.signal_to_noise() < LEAST_SIGNAL_TO_NOISE:
         return Conclusion(Reason.FLAT)
     least_um, greatest_um = curve.width_um()
     if math.isinf(greatest_um):
@@ -230,18 +253,20 @@ def judge(
             return Conclusion(Reason.POOR_FIT)
     elif not dense and (least_um + greatest_um) / 2 > WIDEST_FRACTION_OF_RANGE * (bounds_um[1] - bounds_um[0]):
         return Conclusion(Reason.POOR_FIT)
-    conclusion = _located(curve)
+    fitted = curve.fit()
+    if fitted is not None and fitted.points > 5 and fitted.misfit > GREATEST_MISFIT:
+        return Conclusion(Reason.POOR_FIT)
+    conclusion = _located(curve, fitted)
     if depth_of_field_um is not None and CERTAIN_SIGMAS * conclusion.sigma_um > depth_of_field_um:
         return Conclusion(Reason.UNCERTAIN)
     return conclusion
 
 
-def _located(curve: FocusCurve) -> Conclusion:
+def _located(curve: FocusCurve, fitted: PeakFit | None) -> Conclusion:
     """Place the peak between its neighbours, as well as the points allow."""
-    best = curve.best
-    below_um, here_um, above_um = (float(curve.positions_um[best + step]) for step in (-1, 0, 1))
-    fitted = curve.fit()
-    if fitted is not None and below_um <= fitted[0] <= above_um:
-        return Conclusion(Reason.FOUND, *fitted)
+    below_um, here_um, above_um = (float(curve.positions_um[curve.best + step]) for step in (-1, 0, 1))
+    if fitted is not None and below_um <= fitted.position_um <= above_um:
+        shape_um = SHAPE_UNCERTAINTY * sum(curve.width_um()) / 2
+        return Conclusion(Reason.FOUND, fitted.position_um, math.hypot(fitted.sigma_um, shape_um))
     # Anywhere between the neighbours is as good: the standard deviation of a uniform distribution.
     return Conclusion(Reason.FOUND, here_um, (above_um - below_um) / math.sqrt(12.0))

@@ -1,6 +1,6 @@
-"""Search by looking everywhere: evenly spaced positions over the whole range."""
+"""Search by looking everywhere."""
 
-import numpy as np
+from collections.abc import Sequence
 
 from bluesky_autofocus.search._peak import judge
 from bluesky_autofocus.search._samples import Sample, Search
@@ -11,21 +11,18 @@ LEAST_SWEEP_EXPOSURES = 5
 """A peak, both its sides and what lies beyond them."""
 
 
-def sweep_search(
-    bounds_um: tuple[float, float], *, exposures: int, depth_of_field_um: float | None = None
-) -> Search:
-    """Expose evenly from the lower bound to the upper one.
+def sweep_search(positions_um: Sequence[float], *, depth_of_field_um: float | None = None) -> Search:
+    """Expose at every one of the positions, in their order.
 
     Parameters
     ----------
-    bounds_um : tuple of float
-        First and last position.
-    exposures : int
-        How many, both ends included.
+    positions_um : sequence of float
+        Covering the range that is searched.
     depth_of_field_um : float, optional
         See `judge`.
     """
     samples: list[Sample] = []
-    for position_um in np.linspace(*bounds_um, exposures):
+    for position_um in positions_um:
         samples.append((yield float(position_um)))
+    bounds_um = (min(positions_um), max(positions_um))
     return judge(samples, bounds_um=bounds_um, depth_of_field_um=depth_of_field_um, dense=True)

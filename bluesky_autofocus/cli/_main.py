@@ -1,0 +1,104 @@
+"""Parse the command line and hand over to a verb."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bluesky_autofocus import __version__
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status.
+
+    What the user got wrong is one line on standard error and status 2.
+    """
+    options = _parser().parse_args(arguments)
+    from bluesky_autofocus.cli import _verbs
+
+    try:
+        return getattr(_verbs, options.verb.replace("-", "_") + "_")(options)
+    except _verbs.USER_ERRORS as error:
+        print(f"bluesky-autofocus: {error}", file=sys.stderr)  # noqa: T201 - the command line
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bluesky-autofocus", description="Autofocus for light and electron microscopes, on bluesky."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    demo = verbs.add_parser("demo", help="focus a simulated SEM from badly blurred and write a report")
+    demo.add_argument("--report", type=Path, default=Path("focus-report.html"), help="the page to write")
+    demo.add_argument("--seed", type=int, default=0, help="of the specimen and the noise")
+    _add_catalog(demo)
+    _add_json(demo)
+
+    shell = verbs.add_parser("shell", help="open an IPython session with an instrument connected")
+    instruments = shell.add_subparsers(dest="instrument", required=True, metavar="INSTRUMENT")
+    sem = instruments.add_parser("sem", help="a simulated SEM")
+    sem.add_argument("--scene", default="grains", help="what the specimen looks like")
+    sem.add_argument("--image", type=Path, help="a micrograph of your own as the specimen")
+    sem.add_argument("--seed", type=int, default=0, help="of the specimen and the noise")
+    sem.add_argument("--dwell-us", type=float, default=1.0, help="dwell time a pixel")
+    _add_catalog(sem)
+    replay = instruments.add_parser("replay", help="a recorded focus stack")
+    replay.add_argument("--stack", type=Path, required=True, help="a TIFF, or a folder of images")
+    _add_stack_options(replay)
+    _add_catalog(replay)
+
+    attempt = verbs.add_parser("try", help="run a focusing method on a recorded focus stack")
+    attempt.add_argument("stack", type=Path, help="a TIFF, or a folder of images")
+    attempt.add_argument("--method", default="brent", help="which method (brent, sweep)")
+    attempt.add_argument(
+        "--start-um",
+        type=float,
+        action="append",
+        help="where to start; may be given several times (by default five starts over the stack)",
+    )
+    attempt.add_argument("--metric", help="sharpness metric")
+    attempt.add_argument("--range-um", type=float, help="search so far about the start (default: all)")
+    attempt.add_argument("--dof-um", type=float, help="depth of field, where it is known")
+    attempt.add_argument("--budget", type=int, help="most exposures")
+    attempt.add_argument("--record", action="store_true", help="keep the runs in the catalogue")
+    _add_stack_options(attempt)
+    _add_catalog(attempt)
+    _add_json(attempt)
+
+    analyse = verbs.add_parser("analyse", help="score the frames of a recorded run again")
+    analyse.add_argument("run", help="uid, its first characters, scan_id, or -1 for the newest")
+    analyse.add_argument("--metric", help="sharpness metric")
+    _add_catalog(analyse)
+    _add_json(analyse)
+
+    report = verbs.add_parser("report", help="write a self-contained HTML page about a run")
+    report.add_argument("run", help="uid, its first characters, scan_id, or -1 for the newest")
+    report.add_argument("--output", type=Path, help="the page to write")
+    _add_catalog(report)
+
+    serve = verbs.add_parser("serve", help="serve the catalogue with Tiled's web interface on localhost")
+    serve.add_argument("--port", type=int, default=0, help="by default a free one")
+    _add_catalog(serve)
+    return parser
+
+
+def _add_catalog(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--catalog",
+        help="folder, Tiled address or profile:NAME (default: $BLUESKY_AUTOFOCUS_CATALOG or your data folder)",
+    )
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print results as JSON, one object a line")
+
+
+def _add_stack_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--step-um", type=float, help="distance between planes, if the stack does not say")
+    parser.add_argument("--channel", type=int, help="which channel of a multi-channel stack")

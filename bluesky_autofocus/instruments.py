@@ -1,0 +1,152 @@
+"""The instruments that a session can start with, by name."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bluesky_autofocus.clock import Clock
+
+__all__ = ["INSTRUMENTS", "Instrument", "make_instrument"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Instrument:
+    """Devices, and what focuses them.
+
+    Parameters
+    ----------
+    name : str
+        As in ``bluesky-autofocus shell NAME``.
+    devices : dict
+        By the names that users see.
+    detectors : sequence of Readable
+        What a focusing plan exposes.
+    axis : FocusAxis
+        What it moves.
+    focus_options : dict
+        Sensible options of `autofocus` for this instrument.
+    """
+
+    name: str
+    devices: dict[str, Any]
+    detectors: Sequence[Any]
+    axis: Any
+    focus_options: dict[str, Any]
+
+
+def simulated_sem(
+    frame_directory: Path,
+    clock: Clock,
+    *,
+    scene: str = "grains",
+    image: str | Path | None = None,
+    seed: int = 0,
+    dwell_us: float = 1.0,
+    defocus_um: float = 60.0,
+    drift_um_s: float = 0.0,
+) -> Instrument:
+    """Make a simulated SEM that stands badly out of focus.
+
+    Parameters
+    ----------
+    frame_directory : path
+        Where frames go.
+    clock : Clock
+        Moves, exposures and drift take time on it.
+    scene : str
+        What the specimen looks like, one of `bluesky_autofocus.simulation.KINDS`.
+    image : path, optional
+        A micrograph of your own as the specimen.
+    seed : int
+        Of the scene and of all noise.
+    dwell_us : float
+        Dwell time a pixel.
+    defocus_um : float
+        How far the working distance stands from focus at first.
+    drift_um_s : float
+        How fast the focus drifts.
+    """
+    from bluesky_autofocus.devices import SimulatedSEM
+    from bluesky_autofocus.simulation import SEMImageFormation, scene_from_image
+    from bluesky_autofocus.simulation import scene as make_scene
+    from bluesky_autofocus.simulation.motion import AxisMechanics
+
+    specimen = make_scene(scene, seed=seed) if image is None else scene_from_image(image)
+    focus_um = 10_000.0
+    sem = SimulatedSEM(
+        name="sem",
+        image_formation=SEMImageFormation(specimen, seed=seed),
+        frame_directory=frame_directory,
+        focus_um=focus_um,
+        working_distance_um=focus_um + defocus_um,
+        drift_um_s=drift_um_s,
+        mechanics=AxisMechanics(velocity_um_s=200.0, settle_s=0.1, readback_noise_um=0.01),
+        clock=clock,
+        seed=seed,
+    )
+    sem.dwell_time.put(dwell_us)
+    dof_um = sem.depth_of_field_um
+    return Instrument(
+        name="sem",
+        devices={"sem": sem},
+        detectors=[sem],
+        axis=sem.working_distance,
+        focus_options={"range_um": 40 * dof_um, "depth_of_field_um": dof_um},
+    )
+
+
+def replay(
+    frame_directory: Path,
+    clock: Clock,
+    *,
+    stack: str | Path,
+    step_um: float | None = None,
+    channel: int | None = None,
+    start_um: float | None = None,
+) -> Instrument:
+    """Make a recorded focus stack into an instrument.
+
+    Parameters
+    ----------
+    frame_directory : path
+        Where frames go.
+    clock : Clock
+        The session's.
+    stack : path
+        A TIFF, or a folder of images; see `bluesky_autofocus.stacks.read_stack`.
+    step_um : float, optional
+        Distance between planes where the stack does not say.
+    channel : int, optional
+        Which channel of a multi-channel stack.
+    start_um : float, optional
+        Where the axis stands at first.
+    """
+    from bluesky_autofocus.devices import replayed_instrument
+    from bluesky_autofocus.stacks import read_stack
+
+    recorded = read_stack(stack, step_um=step_um, channel=channel)
+    camera, z = replayed_instrument(recorded, frame_directory, position_um=start_um, clock=clock)
+    return Instrument(
+        name="replay",
+        devices={"camera": camera, "z": z},
+        detectors=[camera],
+        axis=z,
+        focus_options={"bounds_um": list(z.limits)},
+    )
+
+
+INSTRUMENTS: dict[str, Callable[..., Instrument]] = {"sem": simulated_sem, "replay": replay}
+
+
+def make_instrument(name: str, frame_directory: Path, clock: Clock, **options: Any) -> Instrument:
+    """Make an instrument by name.
+
+    Raises
+    ------
+    ValueError
+        If there is none of that name, naming those there are.
+    """
+    if name not in INSTRUMENTS:
+        raise ValueError(f"unknown instrument {name!r}; there are {', '.join(sorted(INSTRUMENTS))}")
+    return INSTRUMENTS[name](frame_directory, clock, **options)

@@ -1,0 +1,185 @@
+"""What an IPython profile, the command line and the queueserver share: a RunEngine with everything attached."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bluesky import RunEngine, SupplementalData
+from bluesky.callbacks.core import make_callback_safe
+
+from bluesky_autofocus.callbacks import FocusTable, SharpnessAnalysis
+from bluesky_autofocus.catalog import Catalog, open_catalog
+from bluesky_autofocus.clock import Clock, WallClock
+from bluesky_autofocus.frames import install_frame_routing
+from bluesky_autofocus.instruments import Instrument, make_instrument
+from bluesky_autofocus.plans import autofocus
+
+__all__ = ["Session", "open_session"]
+
+
+@dataclasses.dataclass
+class Session:
+    """A RunEngine that records in databroker, an instrument, and what focuses it.
+
+    Made by `open_session`; `close` it, or use it in a ``with`` statement.
+    """
+
+    RE: RunEngine
+    catalog: Catalog
+    clock: Clock
+    instrument: Instrument
+    sharpness: SharpnessAnalysis
+    sd: SupplementalData
+
+    @property
+    def db(self) -> Any:
+        """Databroker's catalogue."""
+        return self.catalog.client
+
+    def focus(self, **options: Any) -> Any:
+        """Return the plan that focuses this instrument; options of `autofocus` as you wish."""
+        chosen = {**self.instrument.focus_options, **options}
+        places = ("bounds_um", "range_um", "positions_um")
+        if any(place in options for place in places):  # one way to say where is enough
+            for place in places:
+                if place not in options:
+                    chosen.pop(place, None)
+        return autofocus(
+            self.instrument.detectors, self.instrument.axis, analysis=self.sharpness, **chosen
+        )
+
+    def namespace(self) -> dict[str, Any]:
+        """Return the names that an interactive session starts with."""
+        from bluesky import plan_stubs as bps
+        from bluesky import plans as bp
+
+        from bluesky_autofocus import callbacks, plans, report
+        from bluesky_autofocus.search import BlurTrigger
+
+        return {
+            "RE": self.RE,
+            "db": self.db,
+            "sd": self.sd,
+            "sharpness": self.sharpness,
+            "session": self,
+            "focus": self.focus,
+            "bp": bp,
+            "bps": bps,
+            "BlurTrigger": BlurTrigger,
+            "SharpnessAnalysis": SharpnessAnalysis,
+            "analyse": callbacks.analyse,
+            "write_report": report.write_report,
+            **{name: getattr(plans, name) for name in plans.__all__ if name.islower()},
+            **self.instrument.devices,
+        }
+
+    def banner(self) -> str:
+        """Return six lines that say what to type."""
+        axis = self.instrument.axis
+        detectors = ", ".join(self.instrument.devices)
+        here = next(name for name in self.instrument.devices if axis.name.startswith(name))
+        axis_expression = here if here == axis.name else f"{here}.{axis.name.removeprefix(here + '_')}"
+        return "\n".join(
+            [
+                f"bluesky_autofocus: {self.instrument.name}, with {detectors}; {axis_expression} focuses it (um)",
+                "RE(focus())                        focus, by Brent's method; focus(method='sweep') looks everywhere",
+                f"RE(bps.mv({axis_expression}, {axis.position - 20:.0f}))   move; RE(bp.scan(...)) and any plan record too",
+                "db[-1]['verdict'].read()           what was concluded; db[-1] is the run that has just ended",
+                "db[-1]['reading_sharpness'].read() the focus curve; db[-1]['focus_brent'] holds the frames",
+                "write_report(db[-1], 'focus.html') a page with curve and frames; autofocus? for all options",
+            ]
+        )
+
+    def close(self) -> None:
+        """Write what is left and let the catalogue go."""
+        self.catalog.close()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def open_session(
+    instrument: str = "sem",
+    *,
+    catalog: str | Path | None = None,
+    clock: Clock | None = None,
+    metric: str | None = None,
+    show: Callable[[str], None] | None = print,
+    **options: Any,
+) -> Session:
+    """Open the catalogue, make the instrument, attach everything to a RunEngine.
+
+    Parameters
+    ----------
+    instrument : str
+        One of `bluesky_autofocus.instruments.INSTRUMENTS`.
+    catalog : str or path, optional
+        See `open_catalog`.
+    clock : Clock, optional
+        By default real time.
+    metric : str, optional
+        Sharpness metric; the noise-robust default if not given.
+    show : callable or None
+        What prints each exposure's line while focusing; None for silence.
+    options
+        Of the instrument.
+
+    Raises
+    ------
+    CatalogError
+        If the catalogue cannot be opened.
+    ValueError
+        If there is no such instrument or metric.
+    """
+    sharpness = SharpnessAnalysis(metric) if metric else SharpnessAnalysis()
+    clock = clock or WallClock()
+    opened = open_catalog(catalog)
+    with _closing_on_failure(opened):
+        made = make_instrument(instrument, opened.frame_directory, clock, **options)
+        run_engine = RunEngine()
+        install_frame_routing(run_engine)
+        opened.subscribe(run_engine)
+        run_engine.subscribe(sharpness)
+        supplemental = SupplementalData()
+        run_engine.preprocessors.append(supplemental)
+        if show is not None:
+            run_engine.subscribe(make_callback_safe(FocusTable(show)))
+    return Session(run_engine, opened, clock, made, sharpness, supplemental)
+
+
+@contextlib.contextmanager
+def _closing_on_failure(catalog: Catalog) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        catalog.close()
+        raise
+
+
+def start_interactive(instrument: str, **options: Any) -> tuple[dict[str, Any], str]:
+    """Return the namespace and the banner of an interactive session.
+
+    Adds what only a person needs: best-effort tables and plots, progress bars, a live focus curve.
+    """
+    import matplotlib
+    from bluesky.callbacks.best_effort import BestEffortCallback
+    from bluesky.utils import ProgressBarManager
+
+    from bluesky_autofocus.callbacks import LiveFocusCurve
+
+    session = open_session(instrument, **options)
+    bec = BestEffortCallback()
+    session.RE.subscribe(bec)
+    if matplotlib.get_backend().lower() in ("agg", "pdf", "svg", "ps"):
+        bec.disable_plots()  # no screen to draw on
+    else:
+        session.RE.subscribe(make_callback_safe(LiveFocusCurve()))
+    session.RE.waiting_hook = ProgressBarManager()
+    for line in session.catalog.repaired:
+        print(f"recovered run {line}, which had not ended properly")  # noqa: T201 - tells the person at the shell
+    return {**session.namespace(), "bec": bec, "peaks": bec.peaks}, session.banner()
