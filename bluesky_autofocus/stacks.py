@@ -16,7 +16,16 @@ __all__ = ["FocusStack", "StackError", "read_stack"]
 
 IMAGE_SUFFIXES = (".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp")
 
-UM_PER_UNIT = {"um": 1.0, "µm": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "nm": 1e-3, "mm": 1e3, "m": 1e6}
+UM_PER_UNIT = {
+    "um": 1.0,
+    "µm": 1.0,
+    "μm": 1.0,
+    "micron": 1.0,
+    "microns": 1.0,
+    "nm": 1e-3,
+    "mm": 1e3,
+    "m": 1e6,
+}
 """Length units as OME and ImageJ spell them; ImageJ escapes the micro sign."""
 
 
@@ -148,8 +157,8 @@ def _read_folder(folder: Path) -> tuple[np.ndarray, float | None]:
         frame = _read_image(file)
         if frames and (frame.shape, frame.dtype) != (frames[0].shape, frames[0].dtype):
             raise StackError(
-                f"frames must be of one size and type: {files[0].name} is {frames[0].shape} {frames[0].dtype}, "
-                f"{file.name} {frame.shape} {frame.dtype}"
+                f"frames must be of one size and type: {files[0].name} is {frames[0].shape} "
+                f"{frames[0].dtype}, {file.name} {frame.shape} {frame.dtype}"
             )
         frames.append(frame)
     return np.stack(frames), None
@@ -205,7 +214,9 @@ def _planes_first(pixels: np.ndarray, axes: str, name: str, channel: int | None)
         if channel is None or not 0 <= channel < channels:
             raise StackError(f"{name} has {channels} channels: say which, 0 .. {channels - 1}; got {channel}")
         pixels = pixels.take([channel], axis=axes.index("C"))
-    planes = [axis for axis, length in zip(axes, pixels.shape, strict=True) if axis not in "YXS" and length > 1]
+    planes = [
+        axis for axis, length in zip(axes, pixels.shape, strict=True) if axis not in "YXS" and length > 1
+    ]
     if len(planes) > 1:
         raise StackError(f"{name} has more than one dimension beside y and x: {axes} {pixels.shape}")
     plane = planes[0] if planes else next((axis for axis in axes if axis not in "YXS"), None)

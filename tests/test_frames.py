@@ -4,6 +4,8 @@ The cameras number their frames in the pixels, and their mean is in the Event, s
 against the other.
 """
 
+# ruff: noqa: N803 - every bluesky user calls it RE
+
 import json
 import subprocess
 import sys
@@ -45,11 +47,17 @@ def numbers(documents, *, camera="camera"):
     """Return the frame numbers of the Events by run and stream, having compared every row with its Event."""
     streams = {d["uid"]: (d["run_start"], d["name"]) for d in documents.named("descriptor")}
     resources = {r["uid"]: r for r in documents.named("stream_resource")}
-    data = [d for d in documents.named("stream_datum") if resources[d["stream_resource"]]["data_key"] == f"{camera}_image"]
+    data = [
+        d
+        for d in documents.named("stream_datum")
+        if resources[d["stream_resource"]]["data_key"] == f"{camera}_image"
+    ]
     found = {}
     for uid, key in streams.items():
         rows = [d for d in data if d["descriptor"] == uid]
-        events = [e for e in documents.named("event") if e["descriptor"] == uid and f"{camera}_mean" in e["data"]]
+        events = [
+            e for e in documents.named("event") if e["descriptor"] == uid and f"{camera}_mean" in e["data"]
+        ]
         assert len(rows) == len(events)
         for row, event in zip(rows, events, strict=True):
             index = row["indices"]["start"]
@@ -62,7 +70,9 @@ def numbers(documents, *, camera="camera"):
             assert (read_frame(resource, index) == frame).all()
             found.setdefault(key, []).append(int(frame.flat[0]))
         if rows:
-            assert [r["indices"]["start"] for r in rows] == list(range(len(rows))), "a row for each Event, in order"
+            assert [r["indices"]["start"] for r in rows] == list(range(len(rows))), (
+                "a row for each Event, in order"
+            )
             assert len(rows_of(resources[rows[0]["stream_resource"]])) == len(rows), "no row without Event"
     return found
 

@@ -70,7 +70,9 @@ class TestTiff:
 
     def test_transparency_is_left_out(self, tmp_path):
         frames = planes(shape=(12, 16, 4), dtype=np.uint8)
-        tifffile.imwrite(tmp_path / "s.tif", frames, photometric="rgb", extrasamples=["unassalpha"], metadata=None)
+        tifffile.imwrite(
+            tmp_path / "s.tif", frames, photometric="rgb", extrasamples=["unassalpha"], metadata=None
+        )
         assert read_stack(tmp_path / "s.tif", step_um=1).frames.shape == (5, 12, 16, 3)
 
     def test_a_time_series_is_taken_for_planes(self, tmp_path):
@@ -104,10 +106,16 @@ class TestChannels:
 
 class TestSpacing:
     @pytest.mark.parametrize(
-        ("size", "unit", "um"), [(250, "nm", 0.25), (0.25, "µm", 0.25), (0.004, "mm", 4), (3, None, 3), (2e-6, "m", 2)]
+        ("size", "unit", "um"),
+        [(250, "nm", 0.25), (0.25, "µm", 0.25), (0.004, "mm", 4), (3, None, 3), (2e-6, "m", 2)],
     )
     def test_ome(self, tmp_path, size, unit, um):
-        ome(tmp_path / "s.ome.tif", planes(), PhysicalSizeZ=size, **({"PhysicalSizeZUnit": unit} if unit else {}))
+        ome(
+            tmp_path / "s.ome.tif",
+            planes(),
+            PhysicalSizeZ=size,
+            **({"PhysicalSizeZUnit": unit} if unit else {}),
+        )
         np.testing.assert_allclose(np.diff(read_stack(tmp_path / "s.ome.tif").positions_um), um)
 
     @pytest.mark.parametrize(
@@ -116,7 +124,10 @@ class TestSpacing:
     )
     def test_imagej(self, tmp_path, spacing, unit, um):
         tifffile.imwrite(
-            tmp_path / "s.tif", planes(), imagej=True, metadata={"axes": "ZYX", "spacing": spacing, "unit": unit}
+            tmp_path / "s.tif",
+            planes(),
+            imagej=True,
+            metadata={"axes": "ZYX", "spacing": spacing, "unit": unit},
         )
         np.testing.assert_allclose(np.diff(read_stack(tmp_path / "s.tif").positions_um), um)
 
@@ -308,7 +319,9 @@ class TestNotAStack:
             read_stack(tmp_path / "s.tif", step_um=1)
 
     def test_shared_example(self, shared_stacks):
-        path = next(path for path in sorted(shared_stacks.rglob("*.tif*")) if path.with_suffix(".json").is_file())
+        path = next(
+            path for path in sorted(shared_stacks.rglob("*.tif*")) if path.with_suffix(".json").is_file()
+        )
         stack = read_stack(path)
         assert len(stack.frames) == len(stack.positions_um)
         assert (np.diff(stack.positions_um) > 0).all()

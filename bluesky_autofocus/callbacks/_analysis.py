@@ -64,7 +64,7 @@ class Analysis:
         self._open_runs: set[str] = set()
         self._descriptors: dict[str, dict[str, Any]] = {}
         self._resources: dict[str, dict[str, Any]] = {}
-        self._rows: dict[tuple[str, str], deque[tuple[str, int]]] = {}
+        self._rows: dict[tuple[str, str, str], deque[tuple[str, int]]] = {}
         self._newest: dict[str, Future[Reading]] = {}
         self._run_of_newest: dict[str, str] = {}
 
@@ -78,9 +78,9 @@ class Analysis:
     def offline(self, fetch_frame: Callable[[Mapping[str, Any], int], np.ndarray]) -> Self:
         """Return a twin for recorded documents: same settings, nothing seen yet, no thread of its own."""
         twin = copy.copy(self)
-        twin._executor = None
-        twin._fetch_frame = fetch_frame
-        twin._forget()
+        twin._executor = None  # noqa: SLF001 - its own kind
+        twin._fetch_frame = fetch_frame  # noqa: SLF001
+        twin._forget()  # noqa: SLF001
         return twin
 
     @property
@@ -116,10 +116,13 @@ class Analysis:
 
     def _on_stream_datum(self, doc: dict[str, Any]) -> None:
         resource = self._resources.get(doc["stream_resource"])
-        if resource is None:
+        descriptor = self._descriptors.get(doc["descriptor"])
+        if resource is None or descriptor is None:
             return  # as in `_on_event`
-        key = resource["data_key"]
-        rows = self._rows.setdefault((doc["descriptor"], key), deque())
+        # by run and stream, not by descriptor: a device that is configured anew gives a stream a second one
+        rows = self._rows.setdefault(
+            (descriptor["run_start"], descriptor["name"], resource["data_key"]), deque()
+        )
         rows.extend(
             (doc["stream_resource"], row) for row in range(doc["indices"]["start"], doc["indices"]["stop"])
         )
@@ -132,12 +135,14 @@ class Analysis:
         if not images:
             return
         stream = descriptor["name"]
-        # Rows and Events of a stream correspond one to one, in order; each is taken whether it is used or not.
-        waiting = {key: self._rows.get((doc["descriptor"], key)) for key in images}
+        # Rows and Events of a stream correspond one to one, in order; each is taken, used or not.
+        waiting = {key: self._rows.get((descriptor["run_start"], stream, key)) for key in images}
         frames = {key: rows.popleft() for key, rows in waiting.items() if rows}
 
         def read() -> Reading:
-            return dataclasses.replace(self.analyse_frame(frame), event_uid=doc["uid"], seq_num=doc["seq_num"])
+            return dataclasses.replace(
+                self.analyse_frame(frame), event_uid=doc["uid"], seq_num=doc["seq_num"]
+            )
 
         self._run_of_newest[stream] = descriptor["run_start"]
         try:
@@ -160,15 +165,16 @@ class Analysis:
                 )
             return self.image_key
         if len(images) > 1:
-            raise AnalysisError(f"{self.name}: stream {stream!r} has several images, choose an image_key of {images}")
+            raise AnalysisError(
+                f"{self.name}: stream {stream!r} has several images, choose an image_key of {images}"
+            )
         return images[0]
 
     def _on_stop(self, doc: dict[str, Any]) -> None:
         run = doc["run_start"]
         self._open_runs.discard(run)
-        ended = {uid for uid, descriptor in self._descriptors.items() if descriptor["run_start"] == run}
-        self._descriptors = {uid: d for uid, d in self._descriptors.items() if uid not in ended}
-        self._rows = {key: rows for key, rows in self._rows.items() if key[0] not in ended}
+        self._descriptors = {uid: d for uid, d in self._descriptors.items() if d["run_start"] != run}
+        self._rows = {key: rows for key, rows in self._rows.items() if key[0] != run}
         self._resources = {uid: r for uid, r in self._resources.items() if r["run_start"] != run}
 
     # Readings out
@@ -205,7 +211,9 @@ class Analysis:
         if future is None:
             raise AnalysisError(f"analysis {self.name!r} has seen no frame in stream {stream!r}")
         if not future.done():
-            raise AnalysisError(f"analysis {self.name!r} is late: it has not finished the frame of {stream!r}")
+            raise AnalysisError(
+                f"analysis {self.name!r} is late: it has not finished the frame of {stream!r}"
+            )
         error = future.exception()
         if error is not None:
             raise AnalysisError(f"analysis {self.name!r} failed: {error}") from error
@@ -226,4 +234,3 @@ def _failed(error: Exception) -> Future[Reading]:
     future: Future[Reading] = Future()
     future.set_exception(error)
     return future
-

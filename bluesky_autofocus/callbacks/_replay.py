@@ -1,5 +1,6 @@
 """Run an analysis over a run that is already in databroker."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,7 +43,20 @@ def analyse(run: Any, analysis: Analysis) -> dict[str, list[Reading]]:
     streams = {doc["uid"]: doc["name"] for name, doc in documents if name == "descriptor"}
     keys = {doc["uid"]: doc["data_key"] for name, doc in documents if name == "stream_resource"}
     stream_of = {
-        doc["stream_resource"]: streams[doc["descriptor"]] for name, doc in documents if name == "stream_datum"
+        doc["stream_resource"]: streams[doc["descriptor"]]
+        for name, doc in documents
+        if name == "stream_datum"
+    }
+
+    events = Counter(streams[doc["descriptor"]] for name, doc in documents if name == "event")
+    rows = Counter[str]()
+    for name, doc in documents:
+        if name == "stream_datum":
+            rows[doc["stream_resource"]] += doc["indices"]["stop"] - doc["indices"]["start"]
+    kept = {
+        resource: _rows_of_events(run, stream)
+        for resource, stream in stream_of.items()
+        if rows[resource] != events[stream]
     }
 
     def fetch(resource: Mapping[str, Any], row: int) -> np.ndarray:
@@ -55,7 +69,21 @@ def analyse(run: Any, analysis: Analysis) -> dict[str, list[Reading]]:
     streams_with_frames = set(stream_of.values())
     readings: dict[str, list[Reading]] = {stream: [] for stream in streams_with_frames}
     for name, doc in documents:
-        twin(name, dict(doc))
+        if name == "stream_datum" and doc["stream_resource"] in kept:
+            for row in kept[doc["stream_resource"]]:
+                twin(name, {**doc, "indices": {"start": row, "stop": row + 1}})
+        else:
+            twin(name, dict(doc))
         if name == "event" and (stream := streams[doc["descriptor"]]) in streams_with_frames:
             readings[stream].append(twin.reading(stream))
     return readings
+
+
+def _rows_of_events(run: Any, stream: str) -> list[int]:
+    """Return the row of the frame of each Event that databroker gives.
+
+    A pause that rewinds has Events taken again, under the same number. All their frames are recorded, but
+    databroker gives only the Event that was taken last.
+    """
+    newest = {int(number): row for row, number in enumerate(run[stream].read(["seq_num"])["seq_num"].values)}
+    return [newest[number] for number in sorted(newest)]

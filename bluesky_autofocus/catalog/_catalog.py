@@ -82,9 +82,7 @@ class Catalog:
 
         uid = documents[0][1]["uid"]
         if uid in self.client:
-            if (self.client[uid].metadata.get("stop") or {}).get("uid") == documents[-1][1]["uid"]:
-                return
-            # written in part: the documents hold all of it
+            # in part, even where it has its stop document: the spool holds all of it
             self.client.delete_contents(uid, recursive=True, external_only=False)
         writer = TiledWriter(self.client)
         for name, doc in documents:

@@ -67,7 +67,9 @@ class ReplayedAxis(SimulatedAxis):
         """Go to the plane nearest to a position within the stack."""
         self.check_value(new_position)
         index = self.stack.plane_at(new_position)
-        return super().set(float(self.stack.positions_um[index]), timeout=timeout, moved_cb=moved_cb, wait=wait)
+        return super().set(
+            float(self.stack.positions_um[index]), timeout=timeout, moved_cb=moved_cb, wait=wait
+        )
 
 
 def replayed_instrument(

@@ -114,7 +114,13 @@ class SimulatedSEM(Device):
         self._dwell_changed(self.dwell_time.get())
 
     def _dwell_changed(self, value: float, **kwargs: Any) -> None:
-        self.camera.exposure_s.put(value * 1e-6 * float(np.prod(self.image_formation.frame_shape)) + FRAME_OVERHEAD_S)
+        self.camera.exposure_s.put(
+            value * 1e-6 * float(np.prod(self.image_formation.frame_shape)) + FRAME_OVERHEAD_S
+        )
+
+    def reseed(self, seed: int | tuple[int, ...]) -> None:
+        """Begin the detector's noise anew."""
+        self._rng = np.random.default_rng(seed)
 
     @property
     def focus_um(self) -> float:

@@ -112,7 +112,6 @@ def focus_if_blurred(
             }
         )
 
-    yield from bps.checkpoint()
     focused: Verdict | None = None
     sharp: float | None = None
     try:

@@ -49,7 +49,8 @@ def expose(
     """Take one exposure in the open run and return what the analysis made of it.
 
     The reading is recorded in the stream ``reading_ANALYSIS`` with the position, linked to the exposure by
-    its Event's uid and by stream and number: the focus curve can be drawn again without the frames.
+    its Event's uid and by stream and number: the focus curve can be drawn again without the frames. It ends
+    with a checkpoint: a pause in the middle takes the exposure again, a later one does not.
 
     Parameters
     ----------
@@ -80,9 +81,10 @@ def expose(
     reading = yield from wait_reading(analysis, stream=stream, timeout_s=timeout_s, dry_run=not event)
     position_um = (yield from _position_in(event, axis)) if event else math.nan
     yield from _record(_RecordedReading(analysis, stream, position_um), f"reading_{analysis.name}")
+    yield from bps.checkpoint()
     if reading is None:
         return None
-    # After a pause the exposure may have been taken once more: the reading that was recorded is what counts.
+    # After a pause the exposure was perhaps taken once more: the reading that was recorded is what counts.
     return Exposure(position_um, analysis.reading(stream), _exposure_s(event))
 
 

@@ -105,8 +105,6 @@ def focus_by_search(
         if exposure is None:
             exposure = _imagined(position_um)
         exposures.append(exposure)
-        # a pause from here on does not take this exposure once more
-        yield from bps.checkpoint()
         return exposure
 
     def operation() -> MsgGenerator[Conclusion]:

@@ -30,8 +30,8 @@ class BlurTrigger:
     """
 
     baseline: float = math.nan
-    blurred_below: float = 0.6
-    sharp_above: float = 0.8
+    blurred_below: float = 0.75
+    sharp_above: float = 0.9
     min_interval_s: float = 0.0
     blurred: bool = dataclasses.field(default=False, init=False)
     _focused_s: float = dataclasses.field(default=-math.inf, init=False, repr=False)

@@ -39,7 +39,7 @@ GREATEST_MISFIT = 0.1
 """The scores may deviate from a smooth peak by this fraction of its height (root mean square). Recorded single
 peaks deviate by up to 0.08, phase objects by 0.12 and more."""
 
-SHAPE_UNCERTAINTY = 0.01
+SHAPE_UNCERTAINTY = 0.02
 """No real peak has exactly the fitted shape: this fraction of its width at half height is added, in quadrature,
 to the uncertainty that the fit states."""
 

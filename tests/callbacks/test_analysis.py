@@ -1,3 +1,5 @@
+# ruff: noqa: N803 - every bluesky user calls it RE
+
 import asyncio
 import math
 import threading
@@ -131,7 +133,9 @@ class TestReadings:
 class TestSubscription:
     def test_is_missing(self, RE, camera):
         number = Number("number")
-        with pytest.raises(NotSubscribedError, match=r"'number' has seen no run open.*RE.subscribe\(analysis\)"):
+        with pytest.raises(
+            NotSubscribedError, match=r"'number' has seen no run open.*RE.subscribe\(analysis\)"
+        ):
             number.require_open_run()
 
     def test_is_made_in_mid_run(self, RE, camera):

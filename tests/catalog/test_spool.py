@@ -1,3 +1,5 @@
+# ruff: noqa: N803 - every bluesky user calls it RE
+
 import json
 import logging
 from collections import Counter

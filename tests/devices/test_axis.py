@@ -1,3 +1,5 @@
+# ruff: noqa: N803 - every bluesky user calls it RE
+
 import math
 import threading
 
@@ -37,7 +39,12 @@ class HeldClock(VirtualClock):
 
 def make_axis(clock=None, *, limits=(-100, 100), position_um=0.0, seed=0, **mechanics):
     return SimulatedAxis(
-        name="z", limits=limits, position_um=position_um, clock=clock, seed=seed, mechanics=AxisMechanics(**mechanics)
+        name="z",
+        limits=limits,
+        position_um=position_um,
+        clock=clock,
+        seed=seed,
+        mechanics=AxisMechanics(**mechanics),
     )
 
 

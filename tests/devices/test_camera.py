@@ -1,3 +1,5 @@
+# ruff: noqa: N803 - every bluesky user calls it RE
+
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import numpy as np

@@ -9,7 +9,12 @@ from bluesky_autofocus.search import Conclusion, Sample, Search
 
 
 def peak(
-    position_um: float, *, focus_um: float = 3.0, fwhm_um: float = 8.0, height: float = 1.0, floor: float = 0.1
+    position_um: float,
+    *,
+    focus_um: float = 3.0,
+    fwhm_um: float = 8.0,
+    height: float = 1.0,
+    floor: float = 0.1,
 ) -> float:
     """Return a squared Lorentzian on a floor."""
     half_widths = 2 * (position_um - focus_um) / fwhm_um * math.sqrt(math.sqrt(2) - 1)

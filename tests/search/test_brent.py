@@ -61,9 +61,7 @@ def test_the_checks_come_after(drive, peak, focus, width, exposures):
 @fixed
 def test_whatever_it_sees_it_keeps_to_bounds_and_budget(drive, values, exposures, verify, depth_of_field):
     grid = np.linspace(*BOUNDS_UM, len(values))
-    search = brent_search(
-        BOUNDS_UM, exposures=exposures, verify=verify, depth_of_field_um=depth_of_field
-    )
+    search = brent_search(BOUNDS_UM, exposures=exposures, verify=verify, depth_of_field_um=depth_of_field)
     asked, conclusion = drive(search, lambda x: float(np.interp(x, grid, values)))
     assert len(asked) <= exposures
     assert all(BOUNDS_UM[0] <= x <= BOUNDS_UM[1] for x in asked)
@@ -203,9 +201,7 @@ class TestSolvers:
         assert len(asked) == 9
 
     def test_one_that_asks_nothing(self, drive, peak):
-        _, conclusion = drive(
-            brent_search(BOUNDS_UM, exposures=9, verify=False, solver=lambda *_: 0.0), peak
-        )
+        _, conclusion = drive(brent_search(BOUNDS_UM, exposures=9, verify=False, solver=lambda *_: 0.0), peak)
         assert conclusion.reason is Reason.NOT_ENOUGH_POINTS
 
     def test_one_that_fails(self, drive, peak):

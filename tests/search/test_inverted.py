@@ -1,5 +1,7 @@
 import gc
 import math
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -211,8 +213,5 @@ print("unharmed")
 
 def test_closed_from_another_thread():
     """It may raise a ValueError there, but harms neither the interpreter nor other searches."""
-    import subprocess
-    import sys
-
     done = subprocess.run([sys.executable, "-c", CLOSED_ELSEWHERE], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "unharmed"), done.stderr

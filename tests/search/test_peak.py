@@ -59,9 +59,7 @@ def test_a_clean_peak_is_found_where_it_is(peak, focus, width, floor):
 @fixed
 def test_a_noisy_peak_is_found_where_it_is(peak, focus, width, seed):
     noise = np.random.default_rng(seed)
-    conclusion = judged(
-        sampled(lambda x: peak(x, focus_um=focus, fwhm_um=width) + noise.normal(0, 0.01))
-    )
+    conclusion = judged(sampled(lambda x: peak(x, focus_um=focus, fwhm_um=width) + noise.normal(0, 0.01)))
     assert conclusion.reason is Reason.FOUND
     assert conclusion.position_um == pytest.approx(focus, abs=0.05 * width)
     assert 0 < conclusion.sigma_um < 0.1 * width

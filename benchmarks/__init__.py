@@ -1,0 +1,1 @@
+"""Reproducible comparisons: ``python -m benchmarks.NAME [--quick]``."""
