@@ -59,7 +59,14 @@ def run(
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "versions": {
             package: version(package)
-            for package in ("bluesky-autofocus", "bluesky", "ophyd", "numpy", "scipy", "opencv-python-headless")
+            for package in (
+                "bluesky-autofocus",
+                "bluesky",
+                "ophyd",
+                "numpy",
+                "scipy",
+                "opencv-python-headless",
+            )
         },
         "figures": figures,
         "rows": rows,

@@ -39,7 +39,8 @@ class Bench:
     def __init__(self, *metrics: str) -> None:
         self.clock = VirtualClock()
         self.scratch = Path(tempfile.mkdtemp(prefix="bluesky-autofocus-bench-"))
-        self.sem = SimulatedSEM(
+        # what ophyd devices are to a type checker is not what they are to bluesky
+        self.sem: Any = SimulatedSEM(
             name="sem",
             image_formation=image_formation(KINDS[0], 0),
             frame_directory=self.scratch,

@@ -20,7 +20,7 @@ import numpy as np
 from bluesky import preprocessors as bpp
 
 from benchmarks import _results
-from benchmarks._sem import DWELL_US, FOCUS_UM, KINDS, MAGNIFICATION, Bench, image_formation, random_field
+from benchmarks._sem import DWELL_US, FOCUS_UM, MAGNIFICATION, Bench, image_formation, random_field
 from bluesky_autofocus.devices import FRAME_OVERHEAD_S
 from bluesky_autofocus.plans import focus_if_blurred
 from bluesky_autofocus.records import Reason
@@ -49,7 +49,8 @@ def measure(quick: bool) -> tuple[_results.Figures, list[dict[str, Any]], Any]:
         return [row[key] for row in rows if row["method"] == method]
 
     share = {
-        method: sum(over_doses(method, "within_1_dof")) / len(DWELL_US) for method in ("brent", "literal", "sweep")
+        method: sum(over_doses(method, "within_1_dof")) / len(DWELL_US)
+        for method in ("brent", "literal", "sweep")
     }
     figures = {
         "brent_within_1_dof": _results.figure(share["brent"], "share", "reported", "higher"),
@@ -198,7 +199,9 @@ def watch(fields: int) -> dict[str, Any]:
             height_um += float(rng.normal(0, 0.6)) * dof_um
             if rng.random() < 0.08:
                 height_um += float(rng.choice([-1, 1]) * rng.uniform(4, 12)) * dof_um
-            sem.image_formation = image_formation(kind, int(rng.integers(12)), float(rng.choice([0.4, 0.6, 0.8, 1.0])))
+            sem.image_formation = image_formation(
+                kind, int(rng.integers(12)), float(rng.choice([0.4, 0.6, 0.8, 1.0]))
+            )
             sem.focus_at_start_um = FOCUS_UM + height_um
             defocus_dof = abs(sem.working_distance.position - sem.focus_um) / dof_um
             verdict = _look(instrument, trigger, analyses["laplacian_ratio"], analyses[DEFAULT_METRIC])
@@ -218,7 +221,13 @@ def watch(fields: int) -> dict[str, Any]:
                 counts["between_refocused"] += refocused
             counts["not_found"] += refocused and not verdict.found
             counts["left_out_of_focus"] += abs(sem.working_distance.position - sem.focus_um) > 3 * dof_um
-    return {"fields": looked, "exposures": exposures / looked, **{key: 0 for key in ("missed", "false")}, **counts}
+    return {
+        "fields": looked,
+        "exposures": exposures / looked,
+        "missed": 0,
+        "false": 0,
+        **counts,
+    }
 
 
 def _look(instrument: Bench, trigger: BlurTrigger, watching: Any, focusing: Any) -> Any:

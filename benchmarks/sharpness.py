@@ -52,7 +52,9 @@ def measure(quick: bool) -> tuple[_results.Figures, list[dict[str, Any]], Any]:
                 curves[stack.name] = curve
             picked = stack.plane_at(conclusion.position_um if conclusion.found else curve.best_um)
             off = None if stack.focus_index is None else picked - stack.focus_index
-            row[stack.name] = f"{'' if off is None else f'{off:+d}'} {'found' if conclusion.found else conclusion.reason}"
+            row[stack.name] = (
+                f"{'' if off is None else f'{off:+d}'} {'found' if conclusion.found else conclusion.reason}"
+            )
         rows.append(row)
 
     clear = [stack for stack in stacks if stack.name not in NOT_CLEAR]
@@ -74,7 +76,9 @@ def measure(quick: bool) -> tuple[_results.Figures, list[dict[str, Any]], Any]:
         "real_stacks_within_one_plane": _results.figure(
             within / len(clear), f"of {len(clear)} clear stacks", "1", "higher"
         ),
-        "real_stacks_found": _results.figure(found / len(clear), f"of {len(clear)} clear stacks", "1", "higher"),
+        "real_stacks_found": _results.figure(
+            found / len(clear), f"of {len(clear)} clear stacks", "1", "higher"
+        ),
         "traps_humble": _results.figure(humble / len(TRAPS), f"of {len(TRAPS)} traps", "1", "higher"),
     }
     rows += [{"timing": entry} for entry in timing]

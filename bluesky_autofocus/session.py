@@ -1,4 +1,4 @@
-"""What an IPython profile, the command line and the queueserver share: a RunEngine with everything attached."""
+"""What an IPython profile, the command line and the queueserver share: a RunEngine, all attached."""
 
 import contextlib
 import dataclasses
@@ -46,9 +46,7 @@ class Session:
             for place in places:
                 if place not in options:
                     chosen.pop(place, None)
-        return autofocus(
-            self.instrument.detectors, self.instrument.axis, analysis=self.sharpness, **chosen
-        )
+        return autofocus(self.instrument.detectors, self.instrument.axis, analysis=self.sharpness, **chosen)
 
     def namespace(self) -> dict[str, Any]:
         """Return the names that an interactive session starts with."""
@@ -78,19 +76,18 @@ class Session:
     def banner(self) -> str:
         """Return six lines that say what to type."""
         axis = self.instrument.axis
-        detectors = ", ".join(self.instrument.devices)
-        here = next(name for name in self.instrument.devices if axis.name.startswith(name))
-        axis_expression = here if here == axis.name else f"{here}.{axis.name.removeprefix(here + '_')}"
-        return "\n".join(
-            [
-                f"bluesky_autofocus: {self.instrument.name}, with {detectors}; {axis_expression} focuses it (um)",
-                "RE(focus())                        focus, by Brent's method; focus(method='sweep') looks everywhere",
-                f"RE(bps.mv({axis_expression}, {axis.position - 20:.0f}))   move; RE(bp.scan(...)) and any plan record too",
-                "db[-1]['verdict'].read()           what was concluded; db[-1] is the run that has just ended",
-                "db[-1]['reading_sharpness'].read() the focus curve; db[-1]['focus_brent'] holds the frames",
-                "write_report(db[-1], 'focus.html') a page with curve and frames; autofocus? for all options",
-            ]
+        device = next(name for name in self.instrument.devices if axis.name.startswith(name))
+        path = device if device == axis.name else f"{device}.{axis.name.removeprefix(device + '_')}"
+        typed = (
+            ("RE(focus())", "focus; focus(method='sweep') looks everywhere, autofocus? tells all options"),
+            (f"RE(bps.mv({path}, {axis.position:.0f}))", "move (um); any plan records: RE(bp.scan(...))"),
+            ("db[-1]['verdict'].read()", "what was concluded; db[-1] is the newest run"),
+            ("db[-1]['reading_sharpness'].read()", "the focus curve; db[-1]['focus_brent'] holds the frames"),
+            ("write_report(db[-1], 'focus.html')", "a page with the curve and the frames"),
         )
+        devices = ", ".join(self.instrument.devices)
+        head = f"bluesky_autofocus, {self.instrument.name}: {devices} connected, {path} focuses. Type"
+        return "\n".join([head, *(f"  {what:36s} {why}" for what, why in typed)])
 
     def close(self) -> None:
         """Write what is left and let the catalogue go."""
@@ -179,7 +176,8 @@ def start_interactive(instrument: str, **options: Any) -> tuple[dict[str, Any], 
         bec.disable_plots()  # no screen to draw on
     else:
         session.RE.subscribe(make_callback_safe(LiveFocusCurve()))
-    session.RE.waiting_hook = ProgressBarManager()
+    run_engine: Any = session.RE  # bluesky types the hook as None
+    run_engine.waiting_hook = ProgressBarManager()
     for line in session.catalog.repaired:
         print(f"recovered run {line}, which had not ended properly")  # noqa: T201 - tells the person at the shell
     return {**session.namespace(), "bec": bec, "peaks": bec.peaks}, session.banner()

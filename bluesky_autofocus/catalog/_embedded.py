@@ -195,7 +195,7 @@ def _prepare_databases(folder: Path) -> None:
         unfinished.unlink(missing_ok=True)
         unfinished_uri = f"sqlite+aiosqlite:///{unfinished}"
         _run_apart(_initialize(unfinished_uri))
-        stamp_head(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, unfinished_uri)
+        stamp_head(Path(ALEMBIC_INI_TEMPLATE_PATH), Path(ALEMBIC_DIR), unfinished_uri)
         unfinished.rename(database)
     revision = _revision(database)
     if revision not in ALL_REVISIONS:

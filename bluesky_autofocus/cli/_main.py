@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_catalog(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--catalog",
-        help="folder, Tiled address or profile:NAME (default: $BLUESKY_AUTOFOCUS_CATALOG or your data folder)",
+        help="folder, Tiled address or profile:NAME (default: $BLUESKY_AUTOFOCUS_CATALOG or your data)",
     )
 
 

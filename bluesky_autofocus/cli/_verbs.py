@@ -183,6 +183,8 @@ def _focus_stack(
     from bluesky_autofocus.plans import autofocus
 
     analysis = SharpnessAnalysis(options.metric) if options.metric else SharpnessAnalysis()
+    camera: Any
+    z: Any
     camera, z = replayed_instrument(stack, frames, position_um=start_um)
     run_engine = RunEngine(call_returns_result=True)
     install_frame_routing(run_engine)
@@ -232,7 +234,8 @@ def _print_try(verdict: Verdict, stack: FocusStack, *, as_json: bool) -> None:
         )
     elif verdict.found:
         print(
-            f"start {verdict.start_um:10.3f}: found at {verdict.position_um:10.3f} +- {verdict.sigma_um:.3f}, "
+            f"start {verdict.start_um:10.3f}: "
+            f"found at {verdict.position_um:10.3f} +- {verdict.sigma_um:.3f}, "
             f"plane {plane}, {verdict.exposures} exposures"
         )
     else:

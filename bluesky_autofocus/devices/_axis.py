@@ -14,41 +14,40 @@ from ophyd.status import MoveStatus
 from ophyd.utils import LimitError
 
 from bluesky_autofocus.clock import Clock, VirtualClock
+from bluesky_autofocus.devices._signals import ComputedSignal
 from bluesky_autofocus.simulation.motion import AxisMechanics, AxisMotion
 
 __all__ = ["SimulatedAxis"]
 
 
-class _Readback(Signal):
-    """Asks its axis for the position at every read."""
-
-    def get(self, **kwargs: Any) -> float:
-        self.put(self.parent.motion.readback_um(self.parent.clock.now_s()), force=True)
-        return super().get(**kwargs)
+class _Readback(ComputedSignal):
+    """The position, which has the limits of its axis."""
 
     def describe(self) -> dict[str, Any]:
-        return _in_um(super().describe(), self.parent)
+        return _with_limits(super().describe(), self.parent)
 
 
 class _Setpoint(Signal):
     """Where the axis was last told to go; setting it moves the axis."""
 
     def describe(self) -> dict[str, Any]:
-        return _in_um(super().describe(), self.parent)
+        described = _with_limits(super().describe(), self.parent)
+        described[self.name].update(units="um", dtype="number", dtype_numpy="<f8")
+        return described
 
-    def set(self, value: float, **kwargs: Any) -> MoveStatus:
-        return self.parent.set(value, **kwargs)
+    def set(self, value: float, **kwargs: Any) -> Any:
+        axis: Any = self.parent
+        return axis.set(value, **kwargs)
 
 
-def _in_um(described: dict[str, Any], axis: "SimulatedAxis") -> dict[str, Any]:
+def _with_limits(described: Any, axis: Any) -> dict[str, Any]:
     low, high = axis.limits
     for data_key in described.values():
-        data_key.update(units=axis.egu, lower_ctrl_limit=low, upper_ctrl_limit=high)
-        data_key.update(dtype="number", dtype_numpy="<f8", precision=4)
+        data_key.update(lower_ctrl_limit=low, upper_ctrl_limit=high, precision=4)
     return described
 
 
-class SimulatedAxis(Device, PositionerBase):
+class SimulatedAxis(Device, PositionerBase):  # pyright: ignore - ophyd's own two bases disagree in their types
     """A focus axis in um: a Z stage, or the working distance of a SEM.
 
     Parameters
@@ -71,11 +70,11 @@ class SimulatedAxis(Device, PositionerBase):
         If the limits are reversed or not finite, or `position_um` lies outside them.
     """
 
-    readback = Cpt(_Readback, value=0.0, kind="hinted")
+    readback = Cpt(_Readback, attribute="readback_um", egu="um", value=0.0, kind="hinted")
     setpoint = Cpt(_Setpoint, value=0.0, kind="normal")
-    velocity = Cpt(Signal, value=math.inf, kind="config", metadata={"units": "um/s"})
-    settle = Cpt(Signal, value=0.0, kind="config", metadata={"units": "s"})
-    backlash = Cpt(Signal, value=0.0, kind="config", metadata={"units": "um"})
+    velocity = Cpt(ComputedSignal, attribute="velocity_um_s", egu="um/s", value=0.0, kind="config")
+    settle = Cpt(ComputedSignal, attribute="settle_s", egu="s", value=0.0, kind="config")
+    backlash = Cpt(ComputedSignal, attribute="backlash_um", egu="um", value=0.0, kind="config")
 
     def __init__(
         self,
@@ -104,10 +103,6 @@ class SimulatedAxis(Device, PositionerBase):
         # The hinted readback carries the axis' own name, as with EpicsMotor.
         self.readback.name = self.name
         self.setpoint.put(float(position_um))
-        # JSON has no infinity; None would not be a number. 0 stands for "at once".
-        self.velocity.put(mechanics.velocity_um_s if math.isfinite(mechanics.velocity_um_s) else 0.0)
-        self.settle.put(mechanics.settle_s)
-        self.backlash.put(mechanics.backlash_um)
 
     @property
     def egu(self) -> str:
@@ -115,7 +110,7 @@ class SimulatedAxis(Device, PositionerBase):
         return "um"
 
     @property
-    def limits(self) -> tuple[float, float]:
+    def limits(self) -> tuple[float, float]:  # pyright: ignore[reportIncompatibleMethodOverride] - ophyd: (0, 0)
         """Lowest and highest position in um."""
         return self._limits
 
@@ -123,6 +118,27 @@ class SimulatedAxis(Device, PositionerBase):
     def position(self) -> float:
         """The position read back, in um."""
         return self.readback.get()
+
+    @property
+    def readback_um(self) -> float:
+        """One noisy readback of the motor's position."""
+        return self.motion.readback_um(self.clock.now_s())
+
+    @property
+    def velocity_um_s(self) -> float:
+        """Speed of a move; 0, for which the documents have a number, where it is infinite."""
+        velocity = self.motion.mechanics.velocity_um_s
+        return velocity if math.isfinite(velocity) else 0.0
+
+    @property
+    def settle_s(self) -> float:
+        """Time after a move until it is reported done."""
+        return self.motion.mechanics.settle_s
+
+    @property
+    def backlash_um(self) -> float:
+        """Lost motion on reversing."""
+        return self.motion.mechanics.backlash_um
 
     @property
     def load_um(self) -> float:

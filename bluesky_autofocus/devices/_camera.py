@@ -91,7 +91,7 @@ class Camera(Device):
             )
         return frame
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> Any:
         """Describe the scalars and the image."""
         return {
             **super().describe(),

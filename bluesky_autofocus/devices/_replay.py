@@ -6,22 +6,14 @@ from typing import Any
 
 import numpy as np
 from ophyd import Component as Cpt
-from ophyd import Signal
 from ophyd.status import MoveStatus
 
 from bluesky_autofocus.devices._axis import SimulatedAxis
 from bluesky_autofocus.devices._camera import SimulatedCamera
+from bluesky_autofocus.devices._signals import ComputedSignal
 from bluesky_autofocus.stacks import FocusStack
 
 __all__ = ["ReplayedAxis", "replayed_instrument"]
-
-
-class _Plane(Signal):
-    """Asks its axis at every read which plane it stands at."""
-
-    def get(self, **kwargs: Any) -> int:
-        self.put(self.parent.stack.plane_at(self.parent.load_um), force=True)
-        return super().get(**kwargs)
 
 
 class ReplayedAxis(SimulatedAxis):
@@ -44,7 +36,7 @@ class ReplayedAxis(SimulatedAxis):
         If `position_um` lies outside the stack.
     """
 
-    plane = Cpt(_Plane, value=0, kind="normal")
+    plane = Cpt(ComputedSignal, attribute="plane_index", egu="", value=0, kind="normal")
 
     def __init__(
         self, prefix: str = "", *, stack: FocusStack, position_um: float | None = None, **kwargs: Any
@@ -55,6 +47,11 @@ class ReplayedAxis(SimulatedAxis):
         if first <= start <= last:  # else it is for the axis to refuse
             start = float(stack.positions_um[stack.plane_at(start)])
         super().__init__(prefix, limits=(first, last), position_um=start, **kwargs)
+
+    @property
+    def plane_index(self) -> int:
+        """Index of the plane that the camera shows."""
+        return self.stack.plane_at(self.load_um)
 
     def set(
         self,
@@ -101,7 +98,7 @@ def replayed_instrument(
     z = ReplayedAxis(name="z", stack=stack, position_um=position_um, **axis_options)
 
     def render() -> np.ndarray:
-        return frames[stack.plane_at(z.load_um)]
+        return frames[z.plane_index]
 
     camera = SimulatedCamera(
         name="camera",

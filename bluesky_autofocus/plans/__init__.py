@@ -3,7 +3,13 @@
 from bluesky_autofocus.plans._autofocus import METHODS, UnknownMethodError, autofocus, register_method
 from bluesky_autofocus.plans._blur import focus_if_blurred
 from bluesky_autofocus.plans._brent import brent_focus
-from bluesky_autofocus.plans._exposing import Exposure, ReadingTimeoutError, expose, record_verdict, wait_reading
+from bluesky_autofocus.plans._exposing import (
+    Exposure,
+    ReadingTimeoutError,
+    expose,
+    record_verdict,
+    wait_reading,
+)
 from bluesky_autofocus.plans._moving import Approach
 from bluesky_autofocus.plans._protocols import FocusAnalysis, FocusAxis, FocusStub
 from bluesky_autofocus.plans._sweep import sweep_focus

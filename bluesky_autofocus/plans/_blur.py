@@ -144,9 +144,10 @@ def focus_if_blurred(
     except Exception:
         # While it runs `focus` puts the axis back itself; once it has found the focus it is up to us.
         if focused is not None and focused.found:
-            reach_um = tuple(sorted((start_um, focused.position_um)))
-            reach_um = focused.parameters.get("travel_um", reach_um)
-            yield from Travel(axis, reach_um, start_um, options.get("approach", Approach())).put_back()
+            way_um = sorted((focused.start_um, focused.position_um))
+            low_um, high_um = focused.parameters.get("travel_um", way_um)
+            approach = options.get("approach", Approach())
+            yield from Travel(axis, (low_um, high_um), focused.start_um, approach).put_back()
         raise
     if focused is not None:
         trigger.focused(sharp, now_s())

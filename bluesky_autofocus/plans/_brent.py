@@ -122,4 +122,3 @@ def brent_focus(
             },
         )
     )
-

@@ -162,11 +162,17 @@ class _Record(Readable):
 
     def read(self) -> dict[str, Any]:
         now = time.time()
-        return {f"{self.name}_{key}": {"value": value, "timestamp": now} for key, value in self.fields().items()}
+        return {
+            f"{self.name}_{key}": {"value": value, "timestamp": now} for key, value in self.fields().items()
+        }
 
     def describe(self) -> dict[str, Any]:
         return {
-            f"{self.name}_{key}": {"source": f"{type(self).__name__}:{self.name}", "shape": [], **_dtype(value)}
+            f"{self.name}_{key}": {
+                "source": f"{type(self).__name__}:{self.name}",
+                "shape": [],
+                **_dtype(value),
+            }
             for key, value in self.fields().items()
         }
 
@@ -212,7 +218,9 @@ class _RecordedVerdict(_Record):
         return {"fields": ["verdict_position_um"]}
 
     def fields(self) -> dict[str, Any]:
-        fields = {field.name: getattr(self._verdict, field.name) for field in dataclasses.fields(self._verdict)}
+        fields = {
+            field.name: getattr(self._verdict, field.name) for field in dataclasses.fields(self._verdict)
+        }
         # A table column holds one type and no lists: what has structure goes in as JSON.
         for key in ("event_uids", "parameters"):
             fields[key] = json.dumps(fields[key])

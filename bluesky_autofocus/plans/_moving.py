@@ -151,8 +151,12 @@ class Travel:
             await maybe_await(self.axis.stop(success=True))
         if self._under_way is not None:
             over, loop = asyncio.Event(), asyncio.get_running_loop()
+
+            def tell(_: Status) -> None:
+                loop.call_soon_threadsafe(over.set)
+
             # called after the RunEngine's own callback, so a failure has reached the plan by then
-            self._under_way.add_callback(lambda _: loop.call_soon_threadsafe(over.set))
+            self._under_way.add_callback(tell)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(over.wait(), STOPPING_S)
 

@@ -138,5 +138,8 @@ def _doubts(samples: list[Sample], bounds_um: tuple[float, float]) -> Generator[
             yield peak_um + direction * distance_um
     for _ in range(SCOUTS):
         positions = [low_um, *FocusCurve.of(samples).positions_um.tolist(), high_um]
-        gaps = [(above - below, (above + below) / 2) for below, above in zip(positions, positions[1:], strict=False)]
+        gaps = [
+            (above - below, (above + below) / 2)
+            for below, above in zip(positions, positions[1:], strict=False)
+        ]
         yield max(gaps)[1]

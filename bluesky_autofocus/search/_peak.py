@@ -36,12 +36,12 @@ WIDEST_FRACTION_OF_RANGE = 0.25
 be anything between the points."""
 
 GREATEST_MISFIT = 0.1
-"""The scores may deviate from a smooth peak by this fraction of its height (root mean square). Recorded single
-peaks deviate by up to 0.08, phase objects by 0.12 and more."""
+"""The scores may deviate from a smooth peak by this fraction of its height (root mean square). Recorded
+single peaks deviate by up to 0.08, phase objects by 0.12 and more."""
 
 SHAPE_UNCERTAINTY = 0.02
-"""No real peak has exactly the fitted shape: this fraction of its width at half height is added, in quadrature,
-to the uncertainty that the fit states."""
+"""No real peak has exactly the fitted shape: this fraction of its width at half height is added, in
+quadrature, to the uncertainty that the fit states."""
 
 CERTAIN_SIGMAS = 3.0
 """Where the depth of field is known, so many standard uncertainties of the position must fit into it."""
@@ -198,7 +198,9 @@ class PeakFit:
     points: int
 
 
-def _squared_lorentzian(x: np.ndarray, centre: float, height: float, floor: float, half_width: float) -> np.ndarray:
+def _squared_lorentzian(
+    x: np.ndarray, centre: float, height: float, floor: float, half_width: float
+) -> np.ndarray:
     return floor + height / (1 + (HALF_WIDTH_OF_SQUARED_LORENTZIAN * (x - centre) / half_width) ** 2) ** 2
 
 
@@ -251,7 +253,9 @@ def judge(
             return Conclusion(Reason.SPIKE)
         if least_um > widest_um:
             return Conclusion(Reason.POOR_FIT)
-    elif not dense and (least_um + greatest_um) / 2 > WIDEST_FRACTION_OF_RANGE * (bounds_um[1] - bounds_um[0]):
+    elif not dense and (least_um + greatest_um) / 2 > WIDEST_FRACTION_OF_RANGE * (
+        bounds_um[1] - bounds_um[0]
+    ):
         return Conclusion(Reason.POOR_FIT)
     fitted = curve.fit()
     if fitted is not None and fitted.points > 5 and fitted.misfit > GREATEST_MISFIT:

@@ -15,8 +15,8 @@ NOT_FINITE = "not_finite"
 UNIFORM = "uniform"
 
 MAX_SATURATED_FRACTION = 0.75
-"""A frame is saturated if a larger fraction is at full scale. A clipped background does no harm as long as the
-objects before it are not: recorded transmitted-light frames with half their pixels clipped focus well."""
+"""A frame is saturated if a larger fraction is at full scale. A clipped background does no harm as long as
+the objects before it are not: recorded frames with half their pixels clipped focus well."""
 
 MIN_CONTRAST = 1e-3
 """A frame is uniform if its contrast is lower: the shot noise of a full well (1e5 electrons) alone is 3e-3,

@@ -197,7 +197,7 @@ def test_going_on_after_an_exception(RE, bench, analysis, documents, run, count,
     messages = count(stub(bench, analysis))
     saves = []
     run(bpp.msg_mutator(stub(bench, analysis), lambda msg: saves.append(msg.command == "save") or msg))
-    for index in range(messages):
+    for index in range(0, messages, 3):
         if saves[index]:
             continue  # bluesky's own bundle stays open then
         put_at_start(bench)
