@@ -36,7 +36,15 @@ def bounded_brent(
 
 
 def reciprocal(score: float) -> float:
-    """Return what is minimised: 1/score, and a large number for a score that is not positive."""
+    """Return what is minimised: 1/score, and a large number where there is nothing to score.
+
+    Raises
+    ------
+    ValueError
+        For a negative score, as a logarithmic metric gives: its reciprocal does not fall with sharpness.
+    """
+    if score < 0:
+        raise ValueError(f"Brent's method minimises 1/score, so scores must not be negative; got {score}")
     return 1.0 / score if score > 0 else 1e100
 
 
@@ -126,16 +134,16 @@ def _doubts(samples: list[Sample], bounds_um: tuple[float, float]) -> Generator[
             curve = FocusCurve.of(samples)
             peak_um = curve.best_um
             inside_um, outside_um = curve.side(direction)
-            room_um = abs(end_um - peak_um)
-            if outside_um <= 2.5 * inside_um or room_um == 0:
+            room_um = (end_um - peak_um) * direction  # less than nothing where noise reads it beyond the end
+            if outside_um <= 2.5 * inside_um or room_um <= 0:
                 break
-            if math.isinf(outside_um):
-                if inside_um == room_um:
-                    break
-                distance_um = room_um
+            if math.isfinite(outside_um):
+                probe_um = peak_um + direction * max(math.sqrt(inside_um * outside_um), outside_um / 4)
+                yield min(max(probe_um, low_um), high_um)
+            elif inside_um < room_um:
+                yield end_um
             else:
-                distance_um = max(math.sqrt(inside_um * outside_um), outside_um / 4)
-            yield peak_um + direction * distance_um
+                break
     for _ in range(SCOUTS):
         positions = [low_um, *FocusCurve.of(samples).positions_um.tolist(), high_um]
         gaps = [

@@ -1,5 +1,6 @@
 """Turn a solver inside out: instead of calling our function, it asks for a value and waits."""
 
+import contextlib
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
@@ -39,7 +40,8 @@ def inverted(solve: Callable[[Callable[[float], float]], T]) -> Generator[float,
 
     def evaluate(x: float) -> float:
         # the parent is whoever drives the generator at this moment, see below
-        return solver.parent.switch((False, float(x)))  # type: ignore[union-attr]
+        parent: Any = getcurrent().parent
+        return parent.switch((False, float(x)))
 
     def run() -> tuple[bool, Any]:
         return True, solve(evaluate)
@@ -54,6 +56,8 @@ def inverted(solve: Callable[[Callable[[float], float]], T]) -> Generator[float,
         return answer
     finally:
         if not solver.dead:
-            # raises GreenletExit inside the solver's pending evaluation
-            solver.parent = getcurrent()
-            solver.throw()
+            # On another thread than the solver's it cannot be entered; it ends when that thread goes on.
+            with contextlib.suppress(ValueError):
+                solver.parent = getcurrent()
+                # raises GreenletExit inside the solver's pending evaluation
+                solver.throw()

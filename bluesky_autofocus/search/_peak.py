@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.optimize import curve_fit
 from scipy.signal import find_peaks
+from scipy.special import stdtrit
 
 from bluesky_autofocus.records import Reason
 from bluesky_autofocus.search._samples import Conclusion, Sample
@@ -171,7 +172,8 @@ class FocusCurve:
             )
         except RuntimeError:  # no convergence
             return None
-        sigma = math.sqrt(covariance[0, 0])
+        # from few points the scatter itself is poorly known, so two sigma are Student's
+        sigma = math.sqrt(covariance[0, 0]) * float(stdtrit(max(near.sum() - 4, 1), 0.97725)) / 2
         if not math.isfinite(sigma):
             return None
         misfit = float(np.sqrt(np.mean((y - _squared_lorentzian(x, *shape)) ** 2)))

@@ -68,7 +68,6 @@ def test_whatever_it_sees_it_keeps_to_bounds_and_budget(drive, values, exposures
     assert not conclusion.found or BOUNDS_UM[0] <= conclusion.position_um <= BOUNDS_UM[1]
 
 
-@pytest.mark.xfail(reason="the last flank probe is computed as peak +- distance, so rounds", strict=True)
 @given(
     low=st.floats(-1e5, 1e5),
     span=st.floats(1, 1e4),
@@ -232,7 +231,6 @@ def noisy_drive(search, curve, rng, sigma_um):
         return asked, end.value
 
 
-@pytest.mark.xfail(reason="the flank probe doubles how far a peak was read back out of bounds", strict=True)
 @given(seed=st.integers(0, 10_000), focus=st.floats(-60, 70), width=st.floats(3, 60))
 @fixed
 def test_an_axis_that_is_not_exact_does_not_lead_it_out_of_the_bounds(peak, seed, focus, width):

@@ -1,4 +1,4 @@
-"""Your own focus stack as an instrument: `STACK=stack.tif STEP_UM=0.3 ipython --profile-dir=profiles/replay`."""
+"""Your own focus stack as an instrument: `STACK=a.tif STEP_UM=0.3 ipython --profile-dir=profiles/replay`."""
 
 import os
 
