@@ -17,7 +17,7 @@ from bluesky_autofocus.catalog import CatalogError, open_catalog
 from bluesky_autofocus.records import Verdict
 from bluesky_autofocus.stacks import FocusStack, StackError, read_stack
 
-USER_ERRORS = (CatalogError, StackError, LimitError, ValueError, LookupError, OSError)
+USER_ERRORS = (CatalogError, StackError, LimitError, ValueError, OSError)
 """What a user can mend; anything else is our fault and shows its traceback."""
 
 
@@ -130,24 +130,25 @@ def shell_(options: Namespace) -> int:
 
     from bluesky_autofocus.session import start_interactive
 
-    _quiet()
     chosen = {
         key: value
         for key, value in vars(options).items()
         if key not in ("verb", "instrument") and value is not None
     }
     namespace, banner = start_interactive(options.instrument, **chosen)
+    session = namespace["session"]  # IPython empties the namespace when it ends
     config = Config()
     config.TerminalInteractiveShell.banner1 = banner + "\n"
     try:
         IPython.start_ipython(argv=[], user_ns=namespace, config=config)
     finally:
-        namespace["session"].close()
+        session.close()
     return 0
 
 
 def try_(options: Namespace) -> int:
     """Run a method on a recorded stack, one verdict a line."""
+    _quiet()
     stack = read_stack(options.stack, step_um=options.step_um, channel=options.channel)
     starts = options.start_um or np.linspace(stack.positions_um[0], stack.positions_um[-1], 5).tolist()
     for start in starts:
@@ -300,15 +301,16 @@ def serve_(options: Namespace) -> int:
 
 
 def _find_run(client: Any, name: str) -> Any:
+    key = int(name) if name.lstrip("-").isdigit() else name
     try:
-        return client[int(name)]
-    except ValueError:
-        return client[name]
-    except IndexError as error:
-        raise LookupError(f"there is no run {name} in the catalogue") from error
+        return client[key]
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"there is no run {name} in the catalogue") from error
 
 
 def _quiet() -> None:
     """Keep the libraries' own notices off the screen; what a user must know we say ourselves."""
     for name in ("tiled", "httpx", "alembic", "uvicorn"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # the RunEngine logs the traceback of every plan that fails; `main` shows what is not the user's
+    logging.getLogger("bluesky").setLevel(logging.CRITICAL)
