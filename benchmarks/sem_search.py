@@ -29,19 +29,21 @@ from bluesky_autofocus.sharpness import DEFAULT_METRIC, metric
 
 SEED = 20261121
 RANGE_DOF = 40
+METHODS = ("literal 6", "literal", "literal, default metric", "brent", "sweep")
 
 
 def measure(quick: bool) -> tuple[_results.Figures, list[dict[str, Any]], Any]:
     """Measure searches and trigger."""
     trials = 20 if quick else 200
-    rows: list[dict[str, Any]] = []
-    errors: dict[tuple[str, str], list[float]] = {}
-    for dose in DWELL_US:
-        for method in ("literal 6", "literal", "literal, default metric", "brent", "sweep"):
-            outcomes = [search(method, dose, index) for index in range(trials)]
-            rows.append(summary(method, dose, outcomes))
-            errors[method, dose] = [outcome["error_dof"] for outcome in outcomes if outcome["found"]]
-            print(rows[-1], flush=True)
+    cases = [(method, dose) for dose in DWELL_US for method in METHODS]
+    outcomes: dict[tuple[str, str], list[dict[str, Any]]] = {case: [] for case in cases}
+    for index in range(trials):  # the outer loop, so that each scene is made once
+        for method, dose in cases:
+            outcomes[method, dose].append(search(method, dose, index))
+    rows = [summary(method, dose, outcomes[method, dose]) for method, dose in cases]
+    errors = {
+        case: [outcome["error_dof"] for outcome in of if outcome["found"]] for case, of in outcomes.items()
+    }
     trigger = watch(60 if quick else 500)
     rows.append({"method": "blur trigger", **trigger})
 

@@ -1,0 +1,7 @@
+"""``python -m bluesky_autofocus`` is the command line."""
+
+import sys
+
+from bluesky_autofocus.cli import main
+
+sys.exit(main())
