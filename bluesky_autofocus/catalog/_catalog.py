@@ -3,6 +3,7 @@
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +36,24 @@ class Catalog:
     ----------
     client : databroker.client.CatalogOfBlueskyRuns
         What users get as ``db``.
-    folder : Path
-        Of frames and spool.
-    server : EmbeddedServer or None
+    folder : Path, optional
+        Of frames and spool; `default_folder` for a catalogue that is kept elsewhere.
+    server : EmbeddedServer, optional
         Where this process serves the catalogue itself.
     web_page : str
         Address of Tiled's web interface, key included; empty where it is not known.
     """
 
-    def __init__(self, client: Any, folder: Path, server: EmbeddedServer | None, web_page: str) -> None:
+    def __init__(
+        self,
+        client: Any,
+        folder: Path | None = None,
+        server: EmbeddedServer | None = None,
+        web_page: str = "",
+    ) -> None:
         self.client = client
-        self.folder = folder
+        self.folder = folder = folder or default_folder()
+        (folder / "spool").mkdir(parents=True, exist_ok=True)
         self.web_page = web_page
         self.frame_directory = folder / "frames"
         self._server = server
@@ -103,7 +111,6 @@ class _Writer:
     def __init__(self, client: Any, spool: Spool) -> None:
         from bluesky_tiled_plugins import TiledWriter
 
-        self._client = client
         self._spool = spool
         self._write = TiledWriter(client)
         self._failures: list[Exception] = []
@@ -169,34 +176,37 @@ def open_catalog(location: str | Path | None = None, *, port: int = 0) -> Catalo
     CatalogError
         If it cannot be opened, saying why.
     """
-    location = location or os.environ.get(CATALOG_VARIABLE) or default_folder()
-    server, web_page = None, ""
-    if str(location).startswith(("http://", "https://")):
-        folder, uri = default_folder(), str(location)
-    elif str(location).startswith("profile:"):
+    where = str(location or os.environ.get(CATALOG_VARIABLE) or default_folder())
+    if where.startswith("profile:"):
         from databroker import from_profile
 
-        folder = default_folder()
-        client = from_profile(str(location).removeprefix("profile:"), structure_clients="numpy")
-        return _remote(client, folder)
-    else:
-        folder = Path(location).expanduser().resolve()
-        uri, web_page, server = serve_or_attach(folder, port)
+        name = where.removeprefix("profile:")
+        return Catalog(_connect(where, lambda: from_profile(name, structure_clients="numpy")))
+    if where.startswith(("http://", "https://")):
+        return Catalog(_connect(where, lambda: _from_uri(where)))
+    folder = Path(where).expanduser().resolve()
+    uri, web_page, server = serve_or_attach(folder, port)
+    try:
+        return Catalog(_connect(where, lambda: _from_uri(uri)), folder, server, web_page)
+    except BaseException:
+        if server is not None:
+            server.release()
+        raise
 
-    from databroker.client import CatalogOfBlueskyRuns
+
+def _from_uri(uri: str) -> Any:
     from tiled.client import from_uri
 
+    return from_uri(uri, structure_clients="numpy")
+
+
+def _connect(where: str, make_client: Callable[[], Any]) -> Any:
+    from databroker.client import CatalogOfBlueskyRuns
+
     try:
-        client = from_uri(uri, structure_clients="numpy")
+        client = make_client()
     except Exception as error:
-        raise CatalogError(f"the catalogue at {location} does not answer: {error}") from error
-    if server is None and not web_page:
-        return _remote(client, folder)
+        raise CatalogError(f"the catalogue at {where} does not answer: {error}") from error
     if not isinstance(client, CatalogOfBlueskyRuns):
-        raise CatalogError(f"{location} holds no catalogue of bluesky runs but a {type(client).__name__}")
-    return Catalog(client, folder, server, web_page)
-
-
-def _remote(client: Any, folder: Path) -> Catalog:
-    (folder / "spool").mkdir(parents=True, exist_ok=True)
-    return Catalog(client, folder, None, "")
+        raise CatalogError(f"{where} holds no catalogue of bluesky runs but a {type(client).__name__}")
+    return client

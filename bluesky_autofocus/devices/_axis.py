@@ -1,5 +1,6 @@
 """A motorised axis that is not there: same interface as a real one, with a mechanism behind it."""
 
+import dataclasses
 import math
 import threading
 import time
@@ -14,7 +15,7 @@ from ophyd.status import MoveStatus
 from ophyd.utils import LimitError
 
 from bluesky_autofocus.clock import Clock, VirtualClock
-from bluesky_autofocus.devices._signals import ComputedSignal
+from bluesky_autofocus.devices._signals import BoundedSignal, ComputedSignal
 from bluesky_autofocus.simulation.motion import AxisMechanics, AxisMotion
 
 __all__ = ["SimulatedAxis"]
@@ -72,7 +73,7 @@ class SimulatedAxis(Device, PositionerBase):  # pyright: ignore - ophyd's own tw
 
     readback = Cpt(_Readback, attribute="readback_um", egu="um", value=0.0, kind="hinted")
     setpoint = Cpt(_Setpoint, value=0.0, kind="normal")
-    velocity = Cpt(ComputedSignal, attribute="velocity_um_s", egu="um/s", value=0.0, kind="config")
+    velocity = Cpt(BoundedSignal, value=0.0, egu="um/s", limits=(0.0, 1e6), kind="config")
     settle = Cpt(ComputedSignal, attribute="settle_s", egu="s", value=0.0, kind="config")
     backlash = Cpt(ComputedSignal, attribute="backlash_um", egu="um", value=0.0, kind="config")
 
@@ -103,6 +104,8 @@ class SimulatedAxis(Device, PositionerBase):  # pyright: ignore - ophyd's own tw
         # The hinted readback carries the axis' own name, as with EpicsMotor.
         self.readback.name = self.name
         self.setpoint.put(float(position_um))
+        self.velocity.put(mechanics.velocity_um_s if math.isfinite(mechanics.velocity_um_s) else 0.0)
+        self.velocity.subscribe(self._velocity_changed, run=False)
 
     @property
     def egu(self) -> str:
@@ -124,11 +127,9 @@ class SimulatedAxis(Device, PositionerBase):  # pyright: ignore - ophyd's own tw
         """One noisy readback of the motor's position."""
         return self.motion.readback_um(self.clock.now_s())
 
-    @property
-    def velocity_um_s(self) -> float:
-        """Speed of a move; 0, for which the documents have a number, where it is infinite."""
-        velocity = self.motion.mechanics.velocity_um_s
-        return velocity if math.isfinite(velocity) else 0.0
+    def _velocity_changed(self, value: float, **kwargs: Any) -> None:
+        # 0, for which documents have a number, stands for "at once"
+        self.motion.mechanics = dataclasses.replace(self.motion.mechanics, velocity_um_s=value or math.inf)
 
     @property
     def settle_s(self) -> float:

@@ -55,13 +55,18 @@ class AxisMotion:
         self._rng = np.random.default_rng(seed)
         self._from_um = self._to_um = float(position_um)
         self._start_s = 0.0
+        self._velocity_um_s = mechanics.velocity_um_s
         self._load_um = float(position_um)
 
     def start(self, target_um: float, now_s: float) -> float:
-        """Start a move from wherever the motor is; return the seconds until it is done and settled."""
+        """Start a move from wherever the motor is; return the seconds until it is done and settled.
+
+        The mechanics of this moment hold for the whole move.
+        """
         self._load_um = self.load_um(now_s)
         self._from_um, self._to_um, self._start_s = self.motor_um(now_s), float(target_um), now_s
-        return abs(self._to_um - self._from_um) / self.mechanics.velocity_um_s + self.mechanics.settle_s
+        self._velocity_um_s = self.mechanics.velocity_um_s
+        return abs(self._to_um - self._from_um) / self._velocity_um_s + self.mechanics.settle_s
 
     def stop(self, now_s: float) -> None:
         """Stop where the motor is."""
@@ -70,9 +75,9 @@ class AxisMotion:
     def motor_um(self, now_s: float) -> float:
         """Return the position of the motor, which is what its encoder counts."""
         way = self._to_um - self._from_um
-        done = (now_s - self._start_s) * self.mechanics.velocity_um_s if now_s > self._start_s else 0.0
+        done = (now_s - self._start_s) * self._velocity_um_s if now_s > self._start_s else 0.0
         # an axis of infinite velocity is there even though no time has passed
-        if math.isinf(self.mechanics.velocity_um_s) or done >= abs(way):
+        if math.isinf(self._velocity_um_s) or done >= abs(way):
             return self._to_um
         return self._from_um + math.copysign(done, way)
 
