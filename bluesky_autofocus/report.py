@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bluesky_autofocus.callbacks import FocusRecord, draw_focus_curve
+from bluesky_autofocus.callbacks import FocusRecord, draw_focus_curve, rows_of_events
 
 __all__ = ["write_report"]
 
@@ -65,7 +65,7 @@ def _frame(run: Any, point: Any) -> np.ndarray:
     """Return the frame that a reading came from, as databroker gives it."""
     stream = run[point.stream]
     image = next(key for key, data in stream.metadata["data_keys"].items() if data.get("external"))
-    return np.asarray(stream[image][point.seq_num - 1])
+    return np.asarray(stream[image][rows_of_events(run, point.stream)[point.seq_num]])
 
 
 def _curve_png(record: FocusRecord) -> str:

@@ -3,7 +3,7 @@
 from bluesky_autofocus.callbacks._analysis import Analysis, AnalysisError, NotSubscribedError
 from bluesky_autofocus.callbacks._focus_record import FocusPoint, FocusRecord, FocusTable
 from bluesky_autofocus.callbacks._plot import LiveFocusCurve, draw_focus_curve
-from bluesky_autofocus.callbacks._replay import analyse
+from bluesky_autofocus.callbacks._replay import analyse, rows_of_events
 from bluesky_autofocus.callbacks._sharpness import SharpnessAnalysis
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "SharpnessAnalysis",
     "analyse",
     "draw_focus_curve",
+    "rows_of_events",
 ]

@@ -10,7 +10,7 @@ from bluesky_autofocus.callbacks._analysis import Analysis
 from bluesky_autofocus.frames import read_frame
 from bluesky_autofocus.records import Reading
 
-__all__ = ["analyse"]
+__all__ = ["analyse", "rows_of_events"]
 
 _ORDER = ("start", "descriptor", "stream_resource", "stream_datum", "event", "stop")
 
@@ -54,7 +54,7 @@ def analyse(run: Any, analysis: Analysis) -> dict[str, list[Reading]]:
         if name == "stream_datum":
             rows[doc["stream_resource"]] += doc["indices"]["stop"] - doc["indices"]["start"]
     kept = {
-        resource: _rows_of_events(run, stream)
+        resource: list(rows_of_events(run, stream).values())
         for resource, stream in stream_of.items()
         if rows[resource] != events[stream]
     }
@@ -79,11 +79,11 @@ def analyse(run: Any, analysis: Analysis) -> dict[str, list[Reading]]:
     return readings
 
 
-def _rows_of_events(run: Any, stream: str) -> list[int]:
-    """Return the row of the frame of each Event that databroker gives.
+def rows_of_events(run: Any, stream: str) -> dict[int, int]:
+    """Return the row of the frame of each Event that databroker gives, by the Event's number, ascending.
 
     A pause that rewinds has Events taken again, under the same number. All their frames are recorded, but
     databroker gives only the Event that was taken last.
     """
     newest = {int(number): row for row, number in enumerate(run[stream].read(["seq_num"])["seq_num"].values)}
-    return [newest[number] for number in sorted(newest)]
+    return dict(sorted(newest.items()))

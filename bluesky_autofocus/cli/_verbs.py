@@ -64,7 +64,8 @@ def demo_(options: Namespace) -> int:
             "report": str(report.resolve()),
         }
     if options.json:
-        print(json.dumps(result))
+        # JSON has no number for what was not found
+        print(json.dumps({key: None if value != value else value for key, value in result.items()}))
     else:
         _print_demo(result)
     return 0 if result["found"] else 1
@@ -287,6 +288,8 @@ def serve_(options: Namespace) -> int:
     _quiet()
     catalog = open_catalog(options.catalog, port=options.port)
     try:
+        if not catalog.web_page:
+            raise ValueError(f"{options.catalog} is served already: serve takes a folder")
         print(f"the catalogue {catalog.folder} is served at\n\n    {catalog.web_page}\n", flush=True)
         if not catalog.serving:
             print("by another process that has it open; it ends when that does")

@@ -84,6 +84,8 @@ def brent_search(
     samples: list[Sample] = []
 
     solution_um = yield from _solved(solver, bounds_um, tolerance_um, exposures - reserve, samples)
+    # where the axis stood, which need not be where the solver asked for
+    solved = max(samples, key=lambda sample: sample.score)
     if verify:
         doubts = _doubts(samples, bounds_um)
         for position_um in doubts:
@@ -93,7 +95,7 @@ def brent_search(
     conclusion = judge(samples, bounds_um=bounds_um, depth_of_field_um=depth_of_field_um, dense=False)
     if not conclusion.found:
         return conclusion
-    if abs(FocusCurve.of(samples).best_um - solution_um) > max(tolerance_um, conclusion.sigma_um):
+    if abs(FocusCurve.of(samples).best_um - solved.position_um) > max(tolerance_um, conclusion.sigma_um):
         # a check has seen a sharper place than the solver found: its answer is not the focus
         return Conclusion(Reason.SEVERAL_PEAKS)
     # The solver answers with its best sample; all samples together say more precisely where the peak is.
