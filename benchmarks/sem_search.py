@@ -6,9 +6,9 @@ dose levels. "literal" is what the article does: `scipy.optimize.minimize_scalar
 until it converges. "brent" and "sweep" are the methods of this package with their verdicts, run through the
 RunEngine.
 
-Trigger: sequences of fields whose height walks at random and jumps now and then and whose contrast varies;
-one normal exposure a field decides whether to focus. A field more than 3 DOF out of focus that is not
-noticed is missed; one less than 1 DOF out that is refocused is a false alarm.
+Trigger: sequences of fields whose height walks at random and jumps now and then, within 10 DOF of its mean,
+and whose contrast varies; one normal exposure a field decides whether to focus. A field more than 3 DOF out
+of focus that is not noticed is missed; one less than 1 DOF out that is refocused is a false alarm.
 """
 
 from collections import Counter
@@ -197,10 +197,10 @@ def watch(fields: int) -> dict[str, Any]:
         trigger = BlurTrigger()
         height_um = 0.0
         for index in range(fields // len(specimens) + (part < fields % len(specimens))):
-            # uneven specimen: a walk, and now and then a step
+            # an uneven specimen: slopes, and now and then a step, within 20 DOF in all
             height_um += float(rng.normal(0, 0.6)) * dof_um
-            if rng.random() < 0.08:
-                height_um += float(rng.choice([-1, 1]) * rng.uniform(4, 12)) * dof_um
+            if rng.random() < 0.08 or abs(height_um) > 10 * dof_um:
+                height_um = float(rng.uniform(-10, 10)) * dof_um
             sem.image_formation = image_formation(
                 kind, int(rng.integers(12)), float(rng.choice([0.4, 0.6, 0.8, 1.0]))
             )
@@ -247,7 +247,10 @@ def _look(instrument: Bench, trigger: BlurTrigger, watching: Any, focusing: Any)
                     trigger=trigger,
                     focus_analysis=focusing,
                     now_s=instrument.clock.now_s,
-                    range_um=RANGE_DOF * instrument.depth_of_field_um,
+                    bounds_um=(
+                        FOCUS_UM - RANGE_DOF / 2 * instrument.depth_of_field_um,
+                        FOCUS_UM + RANGE_DOF / 2 * instrument.depth_of_field_um,
+                    ),
                     depth_of_field_um=instrument.depth_of_field_um,
                 )
             )
