@@ -36,7 +36,7 @@ class FrameCache:
         Frames beyond this are forgotten, oldest first; they are in their files all the same.
     """
 
-    def __init__(self, max_bytes: int = 256 * 2**20) -> None:
+    def __init__(self, max_bytes: int = 64 * 2**20) -> None:
         self._max_bytes = max_bytes
         self._bytes = 0
         self._frames: OrderedDict[tuple[str, int], np.ndarray] = OrderedDict()
