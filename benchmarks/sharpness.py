@@ -74,12 +74,12 @@ def measure(quick: bool) -> tuple[_results.Figures, list[dict[str, Any]], Any]:
             default["ms"] / fast["ms"], "ratio", "<= 1", "lower"
         ),
         "real_stacks_within_one_plane": _results.figure(
-            within / len(clear), f"of {len(clear)} clear stacks", "1", "higher"
+            within / len(clear), f"share of {len(clear)} clear stacks", "1", "higher"
         ),
         "real_stacks_found": _results.figure(
-            found / len(clear), f"of {len(clear)} clear stacks", "1", "higher"
+            found / len(clear), f"share of {len(clear)} clear stacks", "1", "higher"
         ),
-        "traps_humble": _results.figure(humble / len(TRAPS), f"of {len(TRAPS)} traps", "1", "higher"),
+        "traps_humble": _results.figure(humble / len(TRAPS), f"share of {len(TRAPS)} traps", "1", "higher"),
     }
     rows += [{"timing": entry} for entry in timing]
     return figures, rows, draw(stacks, curves)
