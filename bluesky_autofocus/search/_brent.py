@@ -84,6 +84,8 @@ def brent_search(
     samples: list[Sample] = []
 
     solution_um = yield from _solved(solver, bounds_um, tolerance_um, exposures - reserve, samples)
+    if not samples:  # a solver that asked for nothing
+        return Conclusion(Reason.NOT_ENOUGH_POINTS)
     # where the axis stood, which need not be where the solver asked for
     solved = max(samples, key=lambda sample: sample.score)
     if verify:

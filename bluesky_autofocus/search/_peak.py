@@ -262,17 +262,20 @@ def judge(
     fitted = curve.fit()
     if fitted is not None and fitted.points > 5 and fitted.misfit > GREATEST_MISFIT:
         return Conclusion(Reason.POOR_FIT)
-    conclusion = _located(curve, fitted)
+    conclusion = _located(curve, fitted, depth_of_field_um or 0.0)
     if depth_of_field_um is not None and CERTAIN_SIGMAS * conclusion.sigma_um > depth_of_field_um:
         return Conclusion(Reason.UNCERTAIN)
     return conclusion
 
 
-def _located(curve: FocusCurve, fitted: PeakFit | None) -> Conclusion:
-    """Place the peak between its neighbours, as well as the points allow."""
+def _located(curve: FocusCurve, fitted: PeakFit | None, doubt_um: float) -> Conclusion:
+    """Place the peak as well as the points allow."""
     below_um, here_um, above_um = (float(curve.positions_um[curve.best + step]) for step in (-1, 0, 1))
-    if fitted is not None and below_um <= fitted.position_um <= above_um:
-        shape_um = SHAPE_UNCERTAINTY * sum(curve.width_um()) / 2
-        return Conclusion(Reason.FOUND, fitted.position_um, math.hypot(fitted.sigma_um, shape_um))
+    width_um = sum(curve.width_um()) / 2
+    # Noise decides which of the points within a depth of field is highest; there the fit knows better.
+    if fitted is not None and below_um - doubt_um <= fitted.position_um <= above_um + doubt_um:
+        return Conclusion(
+            Reason.FOUND, fitted.position_um, math.hypot(fitted.sigma_um, SHAPE_UNCERTAINTY * width_um)
+        )
     # Anywhere between the neighbours is as good: the standard deviation of a uniform distribution.
     return Conclusion(Reason.FOUND, here_um, (above_um - below_um) / math.sqrt(12.0))
