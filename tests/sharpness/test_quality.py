@@ -33,6 +33,8 @@ def test_rgb():
     assert quality.mean == pytest.approx(image.mean())
     image[..., 0] = 255
     assert examine_frame(image).saturated_fraction == pytest.approx(1 / 3)
+    assert examine_frame(image).problem is None
+    image[:50] = 255
     assert examine_frame(image).problem == SATURATED
 
 
@@ -48,7 +50,7 @@ def test_saturation_begins_above_the_limit():
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.int32])
 def test_a_camera_of_12_bits_saturates_below_its_dtype(dtype):
-    image = np.minimum(frame(np.int32, high=8000), 4095).astype(dtype)
+    image = np.minimum(frame(np.int32, high=32000), 4095).astype(dtype)
     assert examine_frame(image).problem is None
     quality = examine_frame(image, full_scale=4095)
     assert quality.problem == SATURATED
