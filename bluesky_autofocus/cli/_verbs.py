@@ -304,11 +304,16 @@ def serve_(options: Namespace) -> int:
 
 
 def _find_run(client: Any, name: str) -> Any:
-    key = int(name) if name.lstrip("-").isdigit() else name
-    try:
-        return client[key]
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"there is no run {name} in the catalogue") from error
+    # the first characters of a uid may all be digits; no uid is found by fewer than five
+    keys: list[str | int] = [name] if len(name) >= 5 else []
+    if name.lstrip("-").isdigit():
+        keys.append(int(name))
+    for key in keys:
+        try:
+            return client[key]
+        except (KeyError, IndexError):
+            continue
+    raise ValueError(f"there is no run {name} in the catalogue")
 
 
 def _quiet() -> None:
