@@ -1,7 +1,30 @@
 """Simulated microscopes as plain arrays: scenes, and the images that optics make of them."""
 
 from .article import ArticleMicroscope
+from .light import (
+    SPECIMEN_KINDS,
+    AbbeImageFormation,
+    Aberrations,
+    FieldView,
+    LightCamera,
+    Specimen,
+    specimen,
+)
 from .scenes import KINDS, scene, scene_from_image
 from .sem import SEMImageFormation, SEMOptics
 
-__all__ = ["KINDS", "ArticleMicroscope", "SEMImageFormation", "SEMOptics", "scene", "scene_from_image"]
+__all__ = [
+    "KINDS",
+    "SPECIMEN_KINDS",
+    "AbbeImageFormation",
+    "Aberrations",
+    "ArticleMicroscope",
+    "FieldView",
+    "LightCamera",
+    "SEMImageFormation",
+    "SEMOptics",
+    "Specimen",
+    "scene",
+    "scene_from_image",
+    "specimen",
+]
