@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
+from bluesky_autofocus._fft import fft, threads
 from bluesky_autofocus.optics import LightOptics
 
 __all__ = ["SPECIMEN_KINDS", "Specimen", "specimen"]
-
-fft: Any = scipy.fft  # its types know only of other array libraries
 
 SPECIMEN_KINDS = ("cells", "tissue", "empty")
 
@@ -48,11 +46,11 @@ class Specimen:
     kind: str
 
     @property
-    def focus_um(self) -> float:
+    def centre_um(self) -> float:
         """Height that the light is scattered from on average, weighted by scattered power.
 
-        This is what a microscopist focuses on, and the truth of all simulations here. 0 where nothing
-        scatters.
+        Near where a microscope is in focus, but not there: that depends on its aberrations and on what is
+        refracted on the way, see `FieldView.focus_um`. 0 where nothing scatters.
         """
         power = np.array([np.mean(np.abs(np.diff(one[::2], axis=0)) ** 2) for one in self.slices], float)
         return float((power * self.heights_um).sum() / power.sum()) if power.sum() > 1e-9 else 0.0
@@ -104,8 +102,8 @@ class _Slab:
         gain = np.exp(-2 * (f * smallest_um / 2) ** 2) * (1 - np.exp(-8 * (f * largest_um / 2) ** 2))
         if slope:
             gain *= np.maximum(f, 1 / max(self.extent_um)) ** -slope
-        noise = fft.rfft2(rng.standard_normal(self.shape, np.float32), workers=-1)
-        field = fft.irfft2(noise * gain, s=self.shape, workers=-1)
+        noise = fft.rfft2(rng.standard_normal(self.shape, np.float32), workers=threads())
+        field = fft.irfft2(noise * gain, s=self.shape, workers=threads())
         return field / field.std()
 
     def window(self, y_um: float, x_um: float, half_um: float) -> tuple[Any, Any, Any]:

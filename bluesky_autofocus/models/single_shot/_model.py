@@ -1,0 +1,273 @@
+"""The default single-shot model: several small networks on contour features, and when to believe them.
+
+The powers of all patches are averaged, so that patches count by the light that their specimen scatters; the
+networks' mean is the defocus. Their own uncertainties, their spread, and what the quarters of the frame say
+each for itself make sigma, scaled so that two of them hold 95 % of the true values in frames that were kept
+out of training. A frame whose features the training set does not explain is refused, not measured.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_autofocus.defocus import DefocusEstimate, check_light
+from bluesky_autofocus.leds import Single, parse_pattern
+from bluesky_autofocus.models.card import ModelCard, ModelFileError, read_model, write_model
+from bluesky_autofocus.models.single_shot.features import ContourFeatures, make_features, patches_of
+from bluesky_autofocus.optics import LightOptics
+from bluesky_autofocus.records import Reason
+from bluesky_autofocus.sharpness import examine_frame
+
+__all__ = ["ARCHITECTURE", "SHIPPED", "FrameFacts", "SingleShotModel"]
+
+ARCHITECTURE = "contour-ensemble-1"
+SHIPPED = "weights/simulated-20x.h5"
+"""The weights that come with the package, beside this module."""
+
+OUTPUT_SCALE_UM = 10.0
+"""The networks' outputs are in units of this."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameFacts:
+    """What the networks make of a frame, before it is judged.
+
+    Parameters
+    ----------
+    defocus_um : float
+        Mean of the networks.
+    own_um : float
+        The uncertainty that they state.
+    spread_um : float
+        Deviation between the networks.
+    quarters_um : float
+        Uncertainty of the mean from the disagreement of parts of the frame, 0 where there is one patch.
+    strangeness : float
+        Distance of the features from what the training set explains; about 1 for frames like those.
+    contrast : float
+        Logarithm of the power that the specimen scatters, relative to the brightness.
+    """
+
+    defocus_um: float
+    own_um: float
+    spread_um: float
+    quarters_um: float
+    strangeness: float
+    contrast: float
+
+    @property
+    def raw_um(self) -> float:
+        """All of the uncertainty, before calibration."""
+        return math.sqrt(self.own_um**2 + self.spread_um**2 + self.quarters_um**2)
+
+
+class SingleShotModel:
+    """Tells the defocus from one frame under one off-axis LED.
+
+    Made by `load`, or by `training` and `save`.
+
+    Parameters
+    ----------
+    card : ModelCard
+        What it is.
+    arrays : mapping of str to ndarray
+        ``mean``, ``deviation`` (size,): of the features. ``w0``, ``b0``, ``w1`` ...: of the networks, stacked
+        (networks, inputs, outputs). ``axes`` (n, size), ``spread`` (n,): principal axes of the training set
+        and its deviation along each.
+
+    Raises
+    ------
+    ModelFileError
+        If the card is that of another architecture or an array is missing.
+    """
+
+    frames_needed = 1
+
+    def __init__(self, card: ModelCard, arrays: Mapping[str, NDArray[Any]]) -> None:
+        if card.architecture != ARCHITECTURE:
+            raise ModelFileError(f"{card.name} is a {card.architecture!r} network: expected {ARCHITECTURE!r}")
+        self.card = card
+        self._arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
+        try:
+            self.optics = card.inputs.optics
+            self._led = parse_pattern(card.inputs.illumination, self.optics.numerical_aperture)
+            features = make_features(
+                card.features.name,
+                self.optics,
+                card.inputs.led_na_xy[0],
+                card.inputs.patch_px,
+                **card.features.parameters,
+            )
+            low, high = card.valid_range_um  # type: ignore[misc] - refused below where it is None
+            self._settings = {name: float(card.architecture_parameters[name]) for name in _SETTINGS}
+            depth = sum(name.startswith("w") for name in self._arrays)
+            self._layers = [(self._arrays[f"w{i}"], self._arrays[f"b{i}"][:, None]) for i in range(depth)]
+            self._mean, self._deviation = self._arrays["mean"], self._arrays["deviation"]
+            self._limits = np.array([self._settings["residual_limit"], self._settings["distance_limit"]])
+            self._axes, self._spread = self._arrays["axes"], self._arrays["spread"]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ModelFileError(f"{card.name} is incomplete: {error}") from error
+        if not isinstance(features, ContourFeatures) or not isinstance(self._led, Single):
+            raise ModelFileError(f"{card.name}: expected contour features under a single LED")
+        self.features = features
+        self.range_um = float(min(-low, high))
+        self.full_scale: float | None = None
+
+    # From and to files
+
+    @classmethod
+    def load(cls, path: Path | str | None = None) -> "SingleShotModel":
+        """Read a model.
+
+        Parameters
+        ----------
+        path : path, optional
+            By default the weights that come with the package, for the simulated microscope.
+
+        Raises
+        ------
+        ModelFileError
+            If it is no model of this kind, damaged, or newer than this version.
+        """
+        if path is None:
+            return _shipped()
+        return cls(*read_model(path))
+
+    def save(self, path: Path | str) -> ModelCard:
+        """Write the model to one file and return its card with its hash."""
+        self.card = write_model(path, self.card, self._arrays)
+        return self.card
+
+    # What an estimator is asked
+
+    @property
+    def leds(self) -> tuple[Single]:
+        """The LED that the frame is taken under."""
+        return (self._led,)  # type: ignore[return-value] - checked when it was made
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the estimates depend on, JSON-able."""
+        return {"model": self.card.name, "version": self.card.version, "full_scale": self.full_scale}
+
+    @property
+    def model_hash(self) -> str:
+        """Of card and weights."""
+        return self.card.hash
+
+    def check(self, optics: LightOptics, na_xy_list: Sequence[tuple[float, float]]) -> None:
+        """Make sure that frames of these optics and this LED are what the model was trained for.
+
+        Raises
+        ------
+        ModelMismatchError
+            Naming what differs.
+        """
+        check_light(self.optics, self.leds, optics, na_xy_list)
+
+    def estimate(self, *frames: NDArray[Any]) -> DefocusEstimate:
+        """Return the defocus, its uncertainty, and whether to believe them.
+
+        Parameters
+        ----------
+        *frames : ndarray, shape (H, W)
+            One frame, in grey levels as the camera gave them.
+
+        Raises
+        ------
+        ValueError
+            If it is not one frame without colours of at least a patch.
+        """
+        if len(frames) != 1:
+            raise ValueError(f"got {len(frames)} frames: expected one")
+        patches_of(frames[0], self.features.patch_px)  # its size, before anything is made of its content
+        problem = examine_frame(frames[0], full_scale=self.full_scale).problem
+        if problem is not None:
+            return DefocusEstimate.refused(Reason(problem))
+        return self.judge(self.facts(self.features.powers(frames[0])))
+
+    # In parts, for training and benchmarks
+
+    def facts(self, powers: NDArray[np.floating[Any]]) -> FrameFacts:
+        """Return what the networks make of the powers of a frame's patches, shape (n_patches, bins)."""
+        groups = [powers, *_quarters(powers)]
+        vectors = np.concatenate(
+            [self.features.vectors(group.mean(axis=0, keepdims=True)) for group in groups]
+        )
+        x = (vectors - self._mean) / self._deviation
+        outputs = self._networks(x)  # (networks, groups, 2)
+        values = outputs[..., 0] * OUTPUT_SCALE_UM
+        logs = np.clip(outputs[:, 0, 1], -6, 4)
+        parts = values[:, 1:].mean(axis=0)
+        return FrameFacts(
+            defocus_um=float(values[:, 0].mean()),
+            own_um=float(np.sqrt(np.mean(np.exp(2 * logs)))) * OUTPUT_SCALE_UM,
+            spread_um=float(values[:, 0].std()),
+            quarters_um=float(parts.std(ddof=1) / math.sqrt(len(parts))) if len(parts) > 1 else 0.0,
+            strangeness=float(max(self._strange(x[0]) / self._limits)),
+            contrast=float(vectors[0, -1]),
+        )
+
+    def strange_parts(self, powers: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return how far a frame's features lie from what the training set explains, in two ways.
+
+        How much of them lies outside the training set's principal axes, and how far out along these they lie.
+        """
+        vector = self.features.vectors(powers.mean(axis=0, keepdims=True))[0]
+        return self._strange((vector - self._mean) / self._deviation)
+
+    def _strange(self, x: NDArray[np.float32]) -> NDArray[np.float64]:
+        along = self._axes @ x
+        rest = x - along @ self._axes
+        return np.sqrt([np.mean(rest**2), np.mean((along / self._spread) ** 2)])
+
+    def judge(self, facts: FrameFacts) -> DefocusEstimate:
+        """Decide whether to believe what the networks make of a frame."""
+        settings = self._settings
+        if facts.contrast < settings["least_contrast"]:
+            return DefocusEstimate.refused(Reason.EMPTY)
+        if not facts.strangeness <= 1:
+            return DefocusEstimate.refused(Reason.UNFAMILIAR)
+        if abs(facts.defocus_um) > self.range_um:
+            return DefocusEstimate.refused(Reason.OUT_OF_RANGE)
+        sigma = math.hypot(settings["sigma_scale"] * facts.raw_um, settings["sigma_floor_um"])
+        if not sigma <= settings["largest_sigma_um"]:
+            return DefocusEstimate.refused(Reason.UNCERTAIN)
+        return DefocusEstimate(facts.defocus_um, sigma)
+
+    def _networks(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        y = np.broadcast_to(x, (len(self._layers[0][0]), *x.shape))
+        for index, (weights, bias) in enumerate(self._layers):
+            y = y @ weights + bias
+            if index < len(self._layers) - 1:
+                np.maximum(y, 0, out=y)
+        return y
+
+
+_SETTINGS = (
+    "residual_limit",
+    "distance_limit",
+    "least_contrast",
+    "sigma_scale",
+    "sigma_floor_um",
+    "largest_sigma_um",
+)
+
+
+def _quarters(powers: NDArray[np.floating[Any]]) -> list[NDArray[np.floating[Any]]]:
+    """Return the patches in up to four groups of neighbours; none where there is only one patch."""
+    n = min(4, len(powers))
+    return list(np.array_split(powers, n)) if n > 1 else []
+
+
+@functools.cache
+def _shipped() -> SingleShotModel:
+    with resources.as_file(resources.files("bluesky_autofocus.models.single_shot") / SHIPPED) as path:
+        return SingleShotModel(*read_model(path))
