@@ -6,6 +6,7 @@ import dataclasses
 from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor, Future
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from bluesky_autofocus.frames import read_frame
 from bluesky_autofocus.records import Reading
 
-__all__ = ["Analysis", "AnalysisError", "NotSubscribedError"]
+__all__ = ["Analysis", "AnalysisError", "NotSubscribedError", "RecordedExposure"]
 
 
 class AnalysisError(RuntimeError):
@@ -24,11 +25,38 @@ class NotSubscribedError(AnalysisError):
     """No run that is open has been announced to the analysis."""
 
 
+@dataclasses.dataclass(frozen=True)
+class RecordedExposure:
+    """A frame and all that the documents say of it.
+
+    Parameters
+    ----------
+    frame : numpy.ndarray, shape (H, W) or (H, W, 3)
+        As the camera gave it.
+    recorded : mapping
+        By their keys in the documents: the configuration of all objects of the stream, and over it the data
+        of the Event.
+    start : mapping
+        The start document of its run.
+    stream : str
+        The name of its stream.
+    seq_num : int
+        Number of its Event in the stream. One that was taken again, after a pause, has its number again.
+    """
+
+    frame: np.ndarray
+    recorded: Mapping[str, Any]
+    start: Mapping[str, Any]
+    stream: str
+    seq_num: int
+
+
 class Analysis:
     """A document callback that gives a `Reading` for every frame.
 
     Subscribe it to a RunEngine (or replay documents into it) before the run opens. Subclasses implement
-    `analyse_frame`.
+    `analyse_frame`; or `analyse_exposure`, where a reading depends on what was recorded beside the frame; or
+    `prepare`, where it takes several frames.
 
     Parameters
     ----------
@@ -37,7 +65,7 @@ class Analysis:
     image_key : str, optional
         Which image to analyse where a stream has several.
     executor : concurrent.futures.Executor, optional
-        Where `analyse_frame` runs. By default at once, on the thread that delivers the documents, which is
+        Where frames are analysed. By default at once, on the thread that delivers the documents, which is
         right for what takes a few milliseconds; a slow model takes a one-thread pool.
     fetch_frame : callable, optional
         ``(stream_resource, index) -> frame``. By default from memory or from the file.
@@ -61,7 +89,7 @@ class Analysis:
         self._forget()
 
     def _forget(self) -> None:
-        self._open_runs: set[str] = set()
+        self._open_runs: dict[str, dict[str, Any]] = {}
         self._descriptors: dict[str, dict[str, Any]] = {}
         self._resources: dict[str, dict[str, Any]] = {}
         self._rows: dict[tuple[str, str, str], deque[tuple[str, int]]] = {}
@@ -74,6 +102,30 @@ class Analysis:
         Which Event the frame belongs to is filled in afterwards.
         """
         raise NotImplementedError("an analysis says what it makes of a frame")
+
+    def analyse_exposure(self, frame: np.ndarray, recorded: Mapping[str, Any]) -> Reading:
+        """Return the reading of a frame and what was recorded with it; by default of the frame alone.
+
+        Called as `analyse_frame` is.
+
+        Parameters
+        ----------
+        frame : numpy.ndarray, shape (H, W) or (H, W, 3)
+            As the camera gave it.
+        recorded : mapping
+            By their keys in the documents: the configuration of all objects of the stream, and over it
+            the data of the Event.
+        """
+        return self.analyse_frame(frame)
+
+    def prepare(self, exposure: RecordedExposure) -> Callable[[], Reading]:
+        """Return what computes the reading of an exposure.
+
+        Called for each Event, in order, on the thread that delivers the documents: where several frames make
+        one reading, this is where they are put together. What it returns is called on the executor's thread
+        if there is one.
+        """
+        return partial(self.analyse_exposure, exposure.frame, exposure.recorded)
 
     def offline(self, fetch_frame: Callable[[Mapping[str, Any], int], np.ndarray]) -> Self:
         """Return a twin for recorded documents: same settings, nothing seen yet, no thread of its own."""
@@ -100,7 +152,7 @@ class Analysis:
         # what was seen in a run that has ended says nothing about this one
         for stream in [of for of, run in self._run_of_newest.items() if run not in self._open_runs]:
             self._forget_newest(stream)
-        self._open_runs.add(doc["uid"])
+        self._open_runs[doc["uid"]] = doc
 
     def _forget_newest(self, stream: str) -> None:
         self._newest.pop(stream, None)
@@ -139,11 +191,6 @@ class Analysis:
         waiting = {key: self._rows.get((descriptor["run_start"], stream, key)) for key in images}
         frames = {key: rows.popleft() for key, rows in waiting.items() if rows}
 
-        def read() -> Reading:
-            return dataclasses.replace(
-                self.analyse_frame(frame), event_uid=doc["uid"], seq_num=doc["seq_num"]
-            )
-
         self._run_of_newest[stream] = descriptor["run_start"]
         try:
             key = self._choose(images, stream)
@@ -152,6 +199,14 @@ class Analysis:
             resource_uid, row = frames[key]
             # fetched here and not on the executor's thread, which may be so late that memory has forgotten it
             frame = self._fetch_frame(self._resources[resource_uid], row)
+            start = self._open_runs[descriptor["run_start"]]
+            analyse = self.prepare(
+                RecordedExposure(frame, _recorded(descriptor, doc), start, stream, doc["seq_num"])
+            )
+
+            def read() -> Reading:
+                return dataclasses.replace(analyse(), event_uid=doc["uid"], seq_num=doc["seq_num"])
+
             self._newest[stream] = _done(read()) if self._executor is None else self._executor.submit(read)
         except Exception as error:
             # Kept for whoever waits for the reading: raised here it would end a plan that does not care.
@@ -172,7 +227,7 @@ class Analysis:
 
     def _on_stop(self, doc: dict[str, Any]) -> None:
         run = doc["run_start"]
-        self._open_runs.discard(run)
+        self._open_runs.pop(run, None)
         self._descriptors = {uid: d for uid, d in self._descriptors.items() if d["run_start"] != run}
         self._rows = {key: rows for key, rows in self._rows.items() if key[0] != run}
         self._resources = {uid: r for uid, r in self._resources.items() if r["run_start"] != run}
@@ -222,6 +277,12 @@ class Analysis:
 
 def _is_image(data_key: Mapping[str, Any]) -> bool:
     return data_key.get("external") == "STREAM:" and len(data_key.get("shape") or ()) >= 2
+
+
+def _recorded(descriptor: Mapping[str, Any], event: Mapping[str, Any]) -> dict[str, Any]:
+    configuration = descriptor.get("configuration", {}).values()
+    values = {key: value for of in configuration for key, value in of.get("data", {}).items()}
+    return {**values, **event["data"]}
 
 
 def _done(reading: Reading) -> Future[Reading]:

@@ -9,12 +9,19 @@ from bluesky.utils import CustomPlanMetadata, MsgGenerator, plan
 from bluesky_autofocus.plans._brent import brent_focus
 from bluesky_autofocus.plans._exposing import versions
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, FocusStub
+from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
+from bluesky_autofocus.plans._two_led import two_led_focus
 from bluesky_autofocus.records import Verdict
 
 __all__ = ["METHODS", "UnknownMethodError", "autofocus", "register_method"]
 
-METHODS: dict[str, FocusStub] = {"brent": brent_focus, "sweep": sweep_focus}
+METHODS: dict[str, FocusStub] = {
+    "brent": brent_focus,
+    "sweep": sweep_focus,
+    "single_shot": single_shot_focus,
+    "two_led": two_led_focus,
+}
 """The focusing stubs by the names that plans, the command line and the queueserver use."""
 
 
@@ -32,6 +39,19 @@ def register_method(name: str, stub: FocusStub) -> None:
     """
     if METHODS.setdefault(name, stub) is not stub:
         raise ValueError(f"the method {name!r} is already {METHODS[name]!r}")
+
+
+def method_named(name: str) -> FocusStub:
+    """Return the focusing stub of that name.
+
+    Raises
+    ------
+    UnknownMethodError
+        Naming the methods there are.
+    """
+    if name not in METHODS:
+        raise UnknownMethodError(f"unknown method {name!r}; there are {', '.join(sorted(METHODS))}")
+    return METHODS[name]
 
 
 @plan
@@ -59,7 +79,8 @@ def autofocus(
     md : dict, optional
         Metadata of the run; it wins over what the plan itself says.
     options
-        Of the stub: ``bounds_um``, ``budget`` ...
+        Of the stub: ``bounds_um``, ``budget`` ... A light that the stub sets, its ``leds``, is staged like
+        the detectors.
 
     Returns
     -------
@@ -75,9 +96,7 @@ def autofocus(
     ValueError, LimitError, NotSubscribedError
         As the stub does; before anything moves.
     """
-    if method not in METHODS:
-        raise UnknownMethodError(f"unknown method {method!r}; there are {', '.join(sorted(METHODS))}")
-    stub = METHODS[method]
+    stub = method_named(method)
     inspect.signature(stub).bind(detectors, axis, analysis=analysis, **options)
     metadata = {
         "plan_name": "autofocus",
@@ -98,7 +117,9 @@ def autofocus(
 
     verdicts = []  # what a run decorator returns is the uid of the run
 
-    @bpp.stage_decorator([*detectors, axis])
+    lights = [options["leds"]] if "leds" in options else []
+
+    @bpp.stage_decorator([*detectors, axis, *lights])
     @bpp.run_decorator(md=metadata)
     def focusing() -> MsgGenerator[None]:
         verdicts.append((yield from stub(detectors, axis, analysis=analysis, **options)))

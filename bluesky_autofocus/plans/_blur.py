@@ -57,7 +57,8 @@ def focus_if_blurred(
         Longest wait for a reading.
     options
         Passed to `focus`, which must end with an exposure at the focus, as all of this package do unless
-        told ``confirm=False``.
+        told ``confirm=False``. Where it sets a light, its ``leds``, one more exposure under the light
+        of before gives the new baseline.
 
     Returns
     -------
@@ -112,6 +113,7 @@ def focus_if_blurred(
             }
         )
 
+    looks = [look]
     focused: Verdict | None = None
     sharp: float | None = None
     try:
@@ -121,7 +123,15 @@ def focus_if_blurred(
             focused = yield from focus(
                 detectors, axis, analysis=focus_analysis or analysis, timeout_s=timeout_s, **options
             )
-            if focused.found:
+            if focused.found and "leds" in options:
+                # Its frames were taken under another light: how sharp it is under this one is to be seen.
+                again = yield from expose(
+                    detectors, axis, analysis=analysis, stream="focus_blur", timeout_s=timeout_s
+                )
+                if again is not None:
+                    looks.append(again)
+                    sharp = again.reading.value if again.reading.accepted else None
+            elif focused.found:
                 # the last frame of `focus` was taken at the focus, and this analysis has seen it too
                 newest = yield from wait_reading(
                     analysis, stream=f"focus_{focused.method}", timeout_s=timeout_s
@@ -132,9 +142,9 @@ def focus_if_blurred(
                 focused.reason,
                 position_um=focused.position_um,
                 sigma_um=focused.sigma_um,
-                exposures=1 + focused.exposures,
-                dose=look.exposure_s + focused.dose,
-                event_uids=(look.reading.event_uid, *focused.event_uids),
+                exposures=len(looks) + focused.exposures,
+                dose=math.fsum(one.exposure_s for one in looks) + focused.dose,
+                event_uids=(*(one.reading.event_uid for one in looks), *focused.event_uids),
             )
         elif trigger.blurred:
             concluded = verdict(False, Reason.TOO_SOON)

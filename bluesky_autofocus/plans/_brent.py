@@ -3,8 +3,9 @@
 from bluesky.utils import MsgGenerator, plan
 
 from bluesky_autofocus.plans._moving import Approach
+from bluesky_autofocus.plans._operation import check_positive
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
-from bluesky_autofocus.plans._searching import check_positive, focus_by_search
+from bluesky_autofocus.plans._searching import focus_by_search
 from bluesky_autofocus.records import Verdict
 from bluesky_autofocus.search import LEAST_BRENT_EXPOSURES, ScalarSolver, Search, bounded_brent, brent_search
 

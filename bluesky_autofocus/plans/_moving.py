@@ -11,12 +11,12 @@ from typing import Any
 from uuid import uuid4
 
 from bluesky import plan_stubs as bps
-from bluesky.protocols import Checkable, Status, Stoppable
+from bluesky.protocols import Checkable, Movable, Status, Stoppable
 from bluesky.utils import FailedStatus, MsgGenerator, maybe_await
 
 from bluesky_autofocus.plans._protocols import FocusAxis
 
-__all__ = ["Approach", "Travel", "check_reachable"]
+__all__ = ["Approach", "Travel", "check_reachable", "interval_um", "refused_by", "settled"]
 
 STOPPING_S = 10.0
 """Longest wait for an axis that was told to stop; one that never says so is sent back all the same."""
@@ -84,6 +84,11 @@ class Travel:
         Where the axis is.
     approach : Approach
         How positions are approached.
+
+    Attributes
+    ----------
+    moved : bool
+        Whether any move was begun.
     """
 
     def __init__(
@@ -95,6 +100,7 @@ class Travel:
         self.start_um = start_um
         self._at_um = start_um
         self._under_way: Status | None = None
+        self.moved = False
 
     def reached(self, positions_um: Iterable[float]) -> list[float]:
         """Return these positions and those at which their approach turns round."""
@@ -130,6 +136,7 @@ class Travel:
 
     def _move(self, position_um: float) -> MsgGenerator[None]:
         group = str(uuid4())
+        self.moved = True
         self._under_way = yield from bps.abs_set(self.axis, position_um, group=group)
         yield from bps.wait(group=group)
         self._under_way = None
@@ -149,32 +156,50 @@ class Travel:
         """
         if isinstance(self.axis, Stoppable):
             await maybe_await(self.axis.stop(success=True))
-        if self._under_way is not None:
-            over, loop = asyncio.Event(), asyncio.get_running_loop()
-
-            def tell(_: Status) -> None:
-                loop.call_soon_threadsafe(over.set)
-
-            # called after the RunEngine's own callback, so a failure has reached the plan by then
-            self._under_way.add_callback(tell)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(over.wait(), STOPPING_S)
+        await settled(self._under_way)
 
 
-def check_reachable(axis: FocusAxis, positions_um: Iterable[float]) -> MsgGenerator[None]:
-    """Ask an axis whether it may go to all of these positions; nothing moves.
+async def settled(status: Status | None) -> None:
+    """Wait until a status is done, well or not, but no longer than `STOPPING_S`."""
+    if status is None:
+        return
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def tell(_: Status) -> None:
+        loop.call_soon_threadsafe(over.set)
+
+    # called after the RunEngine's own callback, so a failure has reached the plan by then
+    status.add_callback(tell)
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(over.wait(), STOPPING_S)
+
+
+def check_reachable(device: Movable[Any], values: Iterable[Any]) -> MsgGenerator[None]:
+    """Ask a device whether it may be set to all of these values, an axis to positions; nothing moves.
 
     Raises
     ------
     LimitError or another
         What the axis raises for a position beyond its limits.
     """
-    if not isinstance(axis, Checkable):
-        return
-    for position in positions_um:
-        if inspect.iscoroutinefunction(axis.check_value):
-            tasks = yield from bps.wait_for([partial(axis.check_value, position)])
-            for task in tasks or ():
-                task.result()
+    refusal = yield from refused_by(device, values)
+    if refusal is not None:
+        raise refusal
+
+
+def refused_by(device: Movable[Any], values: Iterable[Any]) -> MsgGenerator[Exception | None]:
+    """Return what a device raises for the first of these values that it cannot be set to; nothing moves."""
+    if not isinstance(device, Checkable):
+        return None
+    for value in values:
+        if inspect.iscoroutinefunction(device.check_value):
+            tasks = yield from bps.wait_for([partial(device.check_value, value)])
+            errors = [task.exception() for task in tasks or ()]
+            if errors and isinstance(errors[0], Exception):
+                return errors[0]
         else:
-            axis.check_value(position)
+            try:
+                device.check_value(value)
+            except Exception as error:
+                return error
+    return None

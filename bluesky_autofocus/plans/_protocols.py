@@ -6,9 +6,10 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 from bluesky.protocols import HasName, Movable, Readable
 from bluesky.utils import MsgGenerator
 
+from bluesky_autofocus.leds import Pattern, Single
 from bluesky_autofocus.records import Reading, Verdict
 
-__all__ = ["FocusAnalysis", "FocusAxis", "FocusStub"]
+__all__ = ["DefocusAnalysis", "FocusAnalysis", "FocusAxis", "FocusStub", "PatternLight"]
 
 
 @runtime_checkable
@@ -39,8 +40,31 @@ class FocusAnalysis(HasName, Protocol):
 
 
 @runtime_checkable
+class DefocusAnalysis(FocusAnalysis, Protocol):
+    """An analysis whose reading is the defocus in um, of frames under LEDs that it names."""
+
+    @property
+    def leds(self) -> Sequence[Single]:
+        """The LED of each frame that one reading takes, in the order in which they are best exposed."""
+        ...
+
+    @property
+    def range_um(self) -> float:
+        """Largest defocus, to either side, that it can measure."""
+        ...
+
+
+@runtime_checkable
 class FocusAxis(Readable, Movable[float], Protocol):
     """Anything readable and movable that changes focus, in um."""
+
+
+@runtime_checkable
+class PatternLight(Readable, Movable[Pattern | str], Protocol):
+    """An illumination that is set to a pattern, or to its text, and reads back the text.
+
+    As `bluesky.plan_stubs.rd` reads it: one hinted key, whose value it can be set to again.
+    """
 
 
 FocusStub: TypeAlias = Callable[..., MsgGenerator[Verdict]]

@@ -3,31 +3,24 @@
 Move, expose, have it analysed, tell the search, and in the end stand on the focus or back at the start.
 """
 
-import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
 
 from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
 
-from bluesky_autofocus.plans._exposing import Exposure, expose, record_verdict
-from bluesky_autofocus.plans._moving import Approach, Travel, check_reachable, interval_um
+from bluesky_autofocus.plans._exposing import Exposure
+from bluesky_autofocus.plans._moving import Approach, interval_um
+from bluesky_autofocus.plans._operation import Operation, check_positive, start_of
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
 from bluesky_autofocus.records import Reading, Reason, Verdict
 from bluesky_autofocus.search import Conclusion, Sample, Search
 
-__all__ = ["check_positive", "focus_by_search"]
+__all__ = ["focus_by_search"]
 
 CONFIRMED_FRACTION = 0.7
 """The frame at the focus must score this fraction of the best one of the search: less means that the axis
 did not come back to where it had been, or that focus has moved meanwhile."""
-
-
-def check_positive(name: str, value: float | None) -> None:
-    """Raise a ValueError if a number that was given is not positive and finite."""
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, got {value!r}")
 
 
 def focus_by_search(
@@ -78,36 +71,36 @@ def focus_by_search(
     if budget < least:
         raise ValueError(f"budget must allow at least {least} exposures for {method!r}, got {budget!r}")
 
-    start_um = yield from bps.rd(axis, default_value=None)
+    start_um = yield from start_of(axis, analysis)
     dry_run = start_um is None
-    if dry_run:
+    if start_um is None:
         start_um = sum(bounds_um or travel_um or (0.0, 0.0)) / 2
-    else:
-        analysis.require_open_run()
-    start_um = float(start_um)
     low_um, high_um = bounds_um or (start_um - range_um / 2, start_um + range_um / 2)  # type: ignore[operator]
     reach_um = travel_um or (min(low_um, start_um), max(high_um, start_um))
     if not (reach_um[0] <= min(low_um, start_um) and max(high_um, start_um) <= reach_um[1]):
         raise ValueError(
             f"travel_um {reach_um} must contain the bounds ({low_um}, {high_um}) and the start {start_um} um"
         )
-    travel = Travel(axis, reach_um, start_um, approach)
+    operation = Operation(
+        detectors,
+        axis,
+        analysis=analysis,
+        method=method,
+        start_um=start_um,
+        travel_um=reach_um,
+        approach=approach,
+        timeout_s=timeout_s,
+    )
     if not dry_run or bounds_um is not None:  # a dry run does not know what a range is about
-        yield from check_reachable(axis, travel.reached((low_um, high_um, start_um)))
-
-    stream = f"focus_{method}"
-    exposures: list[Exposure] = []
+        yield from operation.check(low_um, high_um)
 
     def exposure_at(position_um: float) -> MsgGenerator[Exposure]:
         # A search goes by where the axis was read back, so it may ask a rounding error beyond the bounds.
-        yield from travel.to(min(max(position_um, low_um), high_um))
-        exposure = yield from expose(detectors, axis, analysis=analysis, stream=stream, timeout_s=timeout_s)
-        if exposure is None:
-            exposure = _imagined(position_um)
-        exposures.append(exposure)
-        return exposure
+        yield from operation.travel.to(min(max(position_um, low_um), high_um))
+        # In a dry run it is equally sharp everywhere, so any search goes to its end.
+        return (yield from operation.expose(Reading("", 1.0), position_um))
 
-    def operation() -> MsgGenerator[Conclusion]:
+    def conclude() -> MsgGenerator[Conclusion]:
         search = make_search((low_um, high_um), budget - int(confirm))
         yield from bps.checkpoint()
         try:
@@ -117,9 +110,9 @@ def focus_by_search(
         if not conclusion.found:
             return conclusion
         if not confirm:
-            yield from travel.to(conclusion.position_um)
+            yield from operation.travel.to(conclusion.position_um)
             return conclusion
-        best = max(exposure.reading.value for exposure in exposures)
+        best = max(exposure.reading.value for exposure in operation.exposures)
         final = yield from exposure_at(conclusion.position_um)
         if not final.reading.accepted:
             return Conclusion(final.reading.reason)
@@ -128,36 +121,12 @@ def focus_by_search(
             return Conclusion(Reason.WORSE_AFTERWARDS)
         return conclusion
 
-    try:
-        conclusion = yield from operation()
-        if not conclusion.found:
-            yield from travel.put_back()
-        verdict = Verdict(
-            found=conclusion.found,
-            reason=conclusion.reason,
-            position_um=conclusion.position_um,
-            sigma_um=conclusion.sigma_um,
-            start_um=start_um,
-            exposures=len(exposures),
-            dose=math.fsum(exposure.exposure_s for exposure in exposures),
-            method=method,
-            model_hash=analysis.model_hash,
-            event_uids=tuple(exposure.reading.event_uid for exposure in exposures),
-            parameters={
-                "bounds_um": [low_um, high_um],
-                "travel_um": list(reach_um),
-                "budget": budget,
-                "confirm": confirm,
-                "approach": dataclasses.asdict(approach),
-                "analysis": analysis.parameters,
-                **parameters,
-            },
+    return (
+        yield from operation.carry_out(
+            conclude(),
+            parameters={"bounds_um": [low_um, high_um], "budget": budget, "confirm": confirm, **parameters},
         )
-        yield from record_verdict(verdict)
-    except Exception:
-        yield from travel.put_back()
-        raise
-    return verdict
+    )
 
 
 def _follow(
@@ -173,8 +142,3 @@ def _follow(
             position_um = search.send(Sample(exposure.position_um, exposure.reading.value))
     except StopIteration as end:
         return end.value
-
-
-def _imagined(position_um: float) -> Exposure:
-    """Stand in for an exposure in a dry run: equally sharp everywhere, so any search goes to its end."""
-    return Exposure(position_um, Reading("", 1.0), math.nan)

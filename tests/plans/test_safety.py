@@ -1,6 +1,7 @@
 """Whatever goes wrong, and wherever: the axis goes back, no solver stays behind, the run ends well."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 
@@ -12,7 +13,17 @@ from ophyd.status import MoveStatus, Status
 
 from bluesky_autofocus.callbacks import AnalysisError, SharpnessAnalysis
 from bluesky_autofocus.clock import VirtualClock
-from bluesky_autofocus.plans import Approach, ReadingTimeoutError, brent_focus, focus_if_blurred, sweep_focus
+from bluesky_autofocus.defocus import DefocusEstimate
+from bluesky_autofocus.plans import (
+    Approach,
+    ReadingTimeoutError,
+    brent_focus,
+    focus_if_blurred,
+    single_shot_focus,
+    sweep_focus,
+    two_led_focus,
+)
+from bluesky_autofocus.records import Reason
 from bluesky_autofocus.search import BlurTrigger
 from bluesky_autofocus.simulation.motion import AxisMechanics
 
@@ -95,6 +106,7 @@ def unharmed(RE, documents, live_solvers):  # noqa: N803
         # an axis that takes its time ends a rounding error beside
         assert bench.axis.position == pytest.approx(bench.start_um, abs=1e-9), where
         assert not bench.pending, where
+        assert not hasattr(bench, "leds") or bench.leds.pattern.get() == bench.before, where
         assert RE.state == "idle", where
         assert len(documents.named("start")) == len(documents.named("stop")), where
         documents.clear()
@@ -371,3 +383,116 @@ class TestInMidMove:
             run(plan())
         assert end_of(documents) == "fail"
         unharmed(bench, "lamp")
+
+
+def refusing(defocus_um):
+    return DefocusEstimate.refused(Reason.UNFAMILIAR)
+
+
+def always_five(defocus_um):
+    return 5.0
+
+
+def three_points(function, bounds, tolerance, evaluations):
+    return min((-6.0, 7.3, 20.0), key=function)
+
+
+LIGHT_CASES = {
+    "single": ("single_shot", {}, {}, True),
+    "single, contradicted": ("single_shot", {"says": always_five}, {}, False),
+    "single, fallback": ("single_shot", {"says": refusing}, {"budget": 4}, True),
+    "two": ("two_led", {}, {}, True),
+    "two, contradicted": ("two_led", {"says": always_five}, {}, False),
+}
+
+
+class TestLight:
+    """What sets the light puts that back too, as well as the axis, wherever it is interrupted."""
+
+    @pytest.fixture
+    def case(self, request, make_light_bench, single_shot, two_led, analysis):
+        """Return a bench, a function that makes the plan, and whether it finds the focus."""
+        method, judge, fallback, found = LIGHT_CASES[request.param]
+        bench = make_light_bench()
+        measuring = {"single_shot": single_shot, "two_led": two_led}[method](**judge)
+        stub = {"single_shot": single_shot_focus, "two_led": two_led_focus}[method]
+        options = {"leds": bench.leds, "analysis": measuring, "approach": Approach(overshoot_um=1.0)}
+        if fallback:
+            options |= {
+                "fallback": brent_focus,
+                "fallback_analysis": analysis,
+                "fallback_options": {
+                    "bounds_um": bench.bounds_um,
+                    "budget": 4,
+                    "verify": False,
+                    "confirm": False,
+                    "solver": three_points,
+                    **fallback,
+                },
+            }
+        return bench, lambda: stub(bench.detectors, bench.axis, **options), found
+
+    @pytest.mark.parametrize(
+        "case",
+        ["single, contradicted", "single, fallback", "two"],
+        indirect=True,
+    )
+    def test_an_exception_at_every_message(self, RE, documents, run, count, unharmed, case):  # noqa: N803
+        bench, make, _ = case
+        messages = count(make())
+        assert messages > 40
+        for index in range(messages):
+            put_at_start(bench)
+            with pytest.raises(RuntimeError, match="thrown in place"):
+                run(at_message(make(), index, throwing))
+            assert end_of(documents) == "fail", index
+            unharmed(bench, index)
+
+    @pytest.mark.parametrize("case", ["single", "two, contradicted"], indirect=True)
+    def test_an_abort_at_every_message(self, RE, documents, run, count, unharmed, case):  # noqa: N803
+        bench, make, _ = case
+        for index in range(count(make())):
+            put_at_start(bench)
+            with pytest.raises(RunEngineInterrupted):
+                run(at_message(make(), index, pausing))
+            if RE.state == "paused":
+                RE.abort()
+            assert end_of(documents) == "abort", index
+            unharmed(bench, index)
+
+    @pytest.mark.parametrize("case", ["single, contradicted", "two"], indirect=True)
+    def test_a_pause_at_every_message(self, RE, documents, run, count, case):  # noqa: N803
+        bench, make, found = case
+        messages = count(make())
+        streams = ("focus_single_shot", "focus_two_led", "focus_brent")
+        keys = ("z", "leds")
+        expected = [[data[key] for key in keys] for stream in streams for data in documents.events(stream)]
+        verdicts = documents.events("verdict")
+        for index in range(messages):
+            put_at_start(bench)
+            documents.clear()
+            with pytest.raises(RunEngineInterrupted):
+                run(at_message(make(), index, pausing))
+            assert RE.state == "paused"
+            RE.resume()
+            assert end_of(documents) == "success"
+
+            def newest(stream):
+                """Return the Events by number: a pause may have had one of them taken again."""
+                uids = {doc["uid"] for doc in documents.named("descriptor") if doc["name"] == stream}
+                return {doc["seq_num"]: doc for doc in documents.named("event") if doc["descriptor"] in uids}
+
+            exposures = [list(newest(stream).values()) for stream in streams]
+            taken = [[doc["data"][key] for key in keys] for docs in exposures for doc in docs]
+            assert taken == expected, index
+            for verdict, undisturbed in zip(newest("verdict").values(), verdicts, strict=True):
+                for key in ("found", "reason", "position_um", "exposures", "start_um"):
+                    value = verdict["data"][f"verdict_{key}"]
+                    assert value == pytest.approx(undisturbed[f"verdict_{key}"], nan_ok=True), (index, key)
+                uids = [doc["uid"] for docs in exposures for doc in docs]
+                linked = verdict["data"]["verdict_event_uids"]
+                assert all(uid in uids for uid in json.loads(linked)), index
+            at = verdict["data"]["verdict_position_um"] if found else bench.start_um
+            assert bench.axis.position == pytest.approx(at), index
+            assert bench.leds.pattern.get() == bench.before, index
+            assert not bench.pending, index
