@@ -26,6 +26,12 @@ class Instrument:
         What it moves.
     focus_options : dict
         Sensible options of `autofocus` for this instrument.
+    method : str
+        What it is focused by unless told otherwise.
+    analyses : dict
+        What judges the frames of a method or plan, by its name. Other methods go by sharpness.
+    method_options : dict
+        Sensible options of a method, by its name, in place of `focus_options`.
     """
 
     name: str
@@ -33,6 +39,9 @@ class Instrument:
     detectors: Sequence[Any]
     axis: Any
     focus_options: dict[str, Any]
+    method: str = "brent"
+    analyses: dict[str, Any] = dataclasses.field(default_factory=dict)
+    method_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
 
 def simulated_sem(
@@ -136,7 +145,96 @@ def replay(
     )
 
 
-INSTRUMENTS: dict[str, Callable[..., Instrument]] = {"sem": simulated_sem, "replay": replay}
+def simulated_microscope(
+    frame_directory: Path,
+    clock: Clock,
+    *,
+    kind: str = "cells",
+    seed: int = 0,
+    frame_px: int = 2048,
+    z_um: float = 15.0,
+    rotation_deg: float | None = None,
+) -> Instrument:
+    """Make a simulated microscope with an LED array that stands out of focus.
+
+    It is focused by `single_shot` where weights for it are at hand, else by `two_led`, which needs none.
+
+    Parameters
+    ----------
+    frame_directory : path
+        Where frames go.
+    clock : Clock
+        Moves and exposures take time on it.
+    kind : str
+        What is on the slide, one of `bluesky_autofocus.simulation.SPECIMEN_KINDS`.
+    seed : int
+        Of the slide and of all noise.
+    frame_px : int
+        Rows and columns of a frame.
+    z_um : float
+        Where the focus axis stands at first; focus is within some um of 0.
+    rotation_deg : float, optional
+        By how much the LED array is turned, which nothing knows until the plan `calibrate_leds` has found
+        out. Then methods want an analysis for an LED that there is (`Session.use`, `LEDArray.nearest`). By
+        default it is not turned, and that is known.
+    """
+    from bluesky_autofocus.callbacks import OrientationAnalysis, TwoLEDAnalysis
+    from bluesky_autofocus.defocus import TwoLEDFilter
+    from bluesky_autofocus.devices import SimulatedMicroscope
+    from bluesky_autofocus.leds import Orientation
+    from bluesky_autofocus.simulation.motion import AxisMechanics
+
+    microscope = SimulatedMicroscope(
+        name="microscope",
+        kind=kind,
+        frame_shape=(frame_px, frame_px),
+        frame_directory=frame_directory,
+        seed=seed,
+        z_um=z_um,
+        array_orientation=Orientation(rotation_deg or 0.0),
+        calibrated=rotation_deg is None,
+        mechanics=AxisMechanics(velocity_um_s=200.0, settle_s=0.05, readback_noise_um=0.01),
+        clock=clock,
+    )
+    two_led = TwoLEDAnalysis(TwoLEDFilter(microscope.objective.optics))
+    microscope.leds.set(two_led.leds[0])  # the first exposure that anyone takes is not to be black
+    analyses: dict[str, Any] = {"two_led": two_led, "calibrate_leds": OrientationAnalysis()}
+    single_shot = _shipped_single_shot()
+    if single_shot is not None:
+        analyses["single_shot"] = single_shot
+    dof_um = microscope.depth_of_field_um
+    by_light = {"leds": microscope.leds, "depth_of_field_um": dof_um}
+    return Instrument(
+        name="microscope",
+        devices={"microscope": microscope, "leds": microscope.leds},
+        detectors=[microscope],
+        axis=microscope.z,
+        focus_options={"range_um": 20 * dof_um, "depth_of_field_um": dof_um},
+        method="two_led" if single_shot is None else "single_shot",
+        analyses=analyses,
+        method_options={method: by_light for method in ("two_led", "single_shot") if method in analyses},
+    )
+
+
+def _shipped_single_shot() -> Any:
+    """Return the analysis by the weights that come with the package, or None where they did not come."""
+    from bluesky_autofocus.callbacks import SingleShotAnalysis
+    from bluesky_autofocus.models.card import ModelFileError
+    from bluesky_autofocus.models.single_shot import SingleShotModel
+
+    try:
+        return SingleShotAnalysis(SingleShotModel.load())
+    except ModelFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise  # damaged ones are nothing to be silent about
+
+
+INSTRUMENTS: dict[str, Callable[..., Instrument]] = {
+    "sem": simulated_sem,
+    "replay": replay,
+    "microscope": simulated_microscope,
+}
 
 
 def make_instrument(name: str, frame_directory: Path, clock: Clock, **options: Any) -> Instrument:

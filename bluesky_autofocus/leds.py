@@ -9,6 +9,7 @@ image plane lies above the sample.
 import ast
 import dataclasses
 import math
+import operator
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
@@ -27,6 +28,7 @@ __all__ = [
     "Single",
     "parse_pattern",
     "quasi_dome",
+    "synthesise",
 ]
 
 
@@ -35,7 +37,20 @@ class PatternError(ValueError):
 
 
 def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else repr(value)
+    if not isinstance(value, float):
+        return repr(value)
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise PatternError(f"{name} is {value!r}: expected a finite number")
+    return number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,8 +71,8 @@ class Single(_Pattern):
     angle_deg: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "na", float(self.na))
-        object.__setattr__(self, "angle_deg", float(self.angle_deg))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name)))
         if not 0 <= self.na < 1:
             raise PatternError(f"na is {self.na!r}: expected 0 to 1")
 
@@ -83,7 +98,7 @@ class Line(_Pattern):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, float(getattr(self, field.name)))
+            object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name)))
         _check_ring(self.na_from, self.na_to)
 
 
@@ -96,7 +111,7 @@ class Annulus(_Pattern):
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, float(getattr(self, field.name)))
+            object.__setattr__(self, field.name, _number(field.name, getattr(self, field.name)))
         _check_ring(self.na_from, self.na_to)
 
 
@@ -111,8 +126,8 @@ class HalfAnnulus(_Pattern):
     def __post_init__(self) -> None:
         if self.side not in _SIDES:
             raise PatternError(f"side is {self.side!r}: expected one of {', '.join(_SIDES)}")
-        object.__setattr__(self, "na_from", float(self.na_from))
-        object.__setattr__(self, "na_to", float(self.na_to))
+        for name in ("na_from", "na_to"):
+            object.__setattr__(self, name, _number(name, getattr(self, name)))
         _check_ring(self.na_from, self.na_to)
 
 
@@ -123,7 +138,11 @@ class LEDs(_Pattern):
     indices: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "indices", tuple(int(index) for index in self.indices))
+        try:
+            indices = tuple(operator.index(index) for index in self.indices)
+        except TypeError as error:
+            raise PatternError(f"indices is {self.indices!r}: expected the numbers of LEDs") from error
+        object.__setattr__(self, "indices", indices)
 
 
 def _check_ring(na_from: float, na_to: float) -> None:
@@ -185,7 +204,8 @@ def parse_pattern(pattern: "Pattern | str", numerical_aperture: float) -> Patter
 def _parse_call(text: str) -> Pattern:
     try:
         call = ast.parse(text.strip(), mode="eval").body
-        assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name)  # noqa: S101 - caught below
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise TypeError("not a call")
         form: Any = _FORMS[call.func.id.lower()]
         return form(
             *(ast.literal_eval(argument) for argument in call.args),
@@ -193,7 +213,7 @@ def _parse_call(text: str) -> Pattern:
         )
     except PatternError:
         raise
-    except (AssertionError, SyntaxError, KeyError, TypeError, ValueError) as error:
+    except (SyntaxError, KeyError, TypeError, ValueError) as error:
         raise PatternError(
             f"{text!r} is no illumination pattern; there are {', '.join(NAMES)} and "
             "single(na, angle_deg), line(na_from, na_to, angle_deg), annulus(na_from, na_to), "
@@ -215,6 +235,14 @@ class Orientation:
 
     rotation_deg: float = 0.0
     mirrored: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rotation_deg, bool) or not isinstance(self.rotation_deg, int | float):
+            raise ValueError(f"rotation_deg is {self.rotation_deg!r}: expected a number")
+        if not math.isfinite(self.rotation_deg):
+            raise ValueError(f"rotation_deg is {self.rotation_deg!r}: expected a finite number")
+        if not isinstance(self.mirrored, bool):
+            raise ValueError(f"mirrored is {self.mirrored!r}: expected True or False")
 
     @property
     def matrix(self) -> NDArray[np.float64]:
@@ -238,7 +266,14 @@ class Orientation:
             If they cannot tell a rotation from a reflection.
         """
         a, b = np.asarray(array_xy, float), np.asarray(frame_xy, float)
-        if a.shape != b.shape or a.ndim != 2 or a.shape[1] != 2 or np.linalg.matrix_rank(a, tol=1e-6) < 2:
+        if not (
+            a.shape == b.shape
+            and a.ndim == 2
+            and a.shape[1] == 2
+            and np.isfinite(a).all()
+            and np.isfinite(b).all()
+            and min(np.linalg.matrix_rank(one, tol=1e-6) for one in (a, b)) == 2
+        ):
             raise ValueError("an orientation needs two LEDs or more that are not on one line with the centre")
         u, _, vt = np.linalg.svd(b.T @ a)
         turn = u @ vt  # the orthogonal matrix that maps a onto b best (Procrustes)
@@ -342,3 +377,41 @@ def quasi_dome(largest_na: float = 0.75, pitch_na: float = 0.05) -> LEDGeometry:
         angles = 2 * math.pi * np.arange(count) / count
         directions += [(ring * pitch_na * math.cos(a), ring * pitch_na * math.sin(a)) for a in angles]
     return LEDGeometry(directions)
+
+
+def synthesise(frames: ArrayLike, offset: float = 0.0) -> NDArray[np.float64]:
+    """Return the frame under several LEDs at once, from frames under each of them alone.
+
+    Light of different LEDs does not interfere, so their images add.
+
+    Parameters
+    ----------
+    frames : array_like, shape (n, H, W) or (n, H, W, 3)
+        Grey levels under one LED each, with the same exposure, none of them saturated.
+    offset : float
+        Grey level without light, which all frames have and the sum is to have once.
+
+    Returns
+    -------
+    ndarray of float64
+        Not rounded, and not limited to what the camera can give.
+
+    Raises
+    ------
+    ValueError
+        If there is no frame, they differ in shape, or are not numbers.
+    """
+    if not math.isfinite(offset):
+        raise ValueError(f"offset is {offset!r}: expected a finite number")
+    arrays = [np.asarray(frame) for frame in frames]  # type: ignore[union-attr] - anything one can go through
+    if not arrays:
+        raise ValueError("there are no frames to add")
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1 or arrays[0].ndim not in (2, 3):
+        raise ValueError(f"frames have shapes {sorted(shapes)}: expected one shape, (H, W) or (H, W, 3)")
+    total = np.zeros(arrays[0].shape)
+    for array in arrays:
+        if not np.issubdtype(array.dtype, np.integer) and not np.issubdtype(array.dtype, np.floating):
+            raise ValueError(f"frames have type {array.dtype}: expected real numbers")
+        total += array
+    return total - offset * (len(arrays) - 1)

@@ -32,35 +32,55 @@ class Session:
     instrument: Instrument
     sharpness: SharpnessAnalysis
     sd: SupplementalData
+    tokens: dict[Any, int] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def db(self) -> Any:
         """Databroker's catalogue."""
         return self.catalog.client
 
+    @property
+    def analyses(self) -> dict[str, Any]:
+        """What judges frames, by the name that it has in the documents; all of it is subscribed."""
+        return {one.name: one for one in (self.sharpness, *self.instrument.analyses.values())}
+
+    def analysis_of(self, method: str) -> Any:
+        """Return what judges the frames of a focusing method."""
+        return self.instrument.analyses.get(method, self.sharpness)
+
+    def use(self, method: str, analysis: Any) -> None:
+        """Let an analysis judge the frames of a method: subscribe it in place of the present one."""
+        old = self.instrument.analyses.get(method)
+        if old is not None:
+            self.RE.unsubscribe(self.tokens.pop(old))
+        self.instrument.analyses[method] = analysis
+        self.tokens[analysis] = self.RE.subscribe(analysis)
+
     def focus(self, **options: Any) -> Any:
         """Return the plan that focuses this instrument; options of `autofocus` as you wish."""
-        chosen = {**self.instrument.focus_options, **options}
+        method = options.setdefault("method", self.instrument.method)
+        sensible = self.instrument.method_options.get(method, self.instrument.focus_options)
+        chosen = {"analysis": self.analysis_of(method), **sensible, **options}
         places = ("bounds_um", "range_um", "positions_um")
         if any(place in options for place in places):  # one way to say where is enough
             for place in places:
                 if place not in options:
                     chosen.pop(place, None)
-        return autofocus(self.instrument.detectors, self.instrument.axis, analysis=self.sharpness, **chosen)
+        return autofocus(self.instrument.detectors, self.instrument.axis, **chosen)
 
     def namespace(self) -> dict[str, Any]:
         """Return the names that an interactive session starts with."""
         from bluesky import plan_stubs as bps
         from bluesky import plans as bp
 
-        from bluesky_autofocus import callbacks, plans, report
+        from bluesky_autofocus import callbacks, leds, plans, report
         from bluesky_autofocus.search import BlurTrigger
 
         return {
             "RE": self.RE,
             "db": self.db,
             "sd": self.sd,
-            "sharpness": self.sharpness,
+            **self.analyses,
             "session": self,
             "focus": self.focus,
             "bp": bp,
@@ -69,22 +89,33 @@ class Session:
             "SharpnessAnalysis": SharpnessAnalysis,
             "analyse": callbacks.analyse,
             "write_report": report.write_report,
+            **{name: getattr(leds, name) for name in ("Annulus", "HalfAnnulus", "LEDs", "Line", "Single")},
             **{name: getattr(plans, name) for name in plans.__all__ if name.islower()},
             **self.instrument.devices,
         }
 
     def banner(self) -> str:
-        """Return six lines that say what to type."""
-        axis = self.instrument.axis
+        """Return a few lines that say what to type."""
+        axis, method = self.instrument.axis, self.instrument.method
         device = next(name for name in self.instrument.devices if axis.name.startswith(name))
         path = device if device == axis.name else f"{device}.{axis.name.removeprefix(device + '_')}"
-        typed = (
-            ("RE(focus())", "focus; focus(method='sweep') looks everywhere, autofocus? tells all options"),
+        others = [name for name in self.instrument.method_options if name != method]
+        other = f"method='{others[0]}') works too" if others else "method='sweep') looks everywhere"
+        typed = [
+            ("RE(focus())", f"focus; focus({other}, autofocus? tells all options"),
             (f"RE(bps.mv({path}, {axis.position:.0f}))", "move (um); any plan records: RE(bp.scan(...))"),
+        ]
+        if "leds" in self.instrument.devices:
+            typed.append(
+                ("RE(bps.mv(leds, Single(0.4, 0)))", "one LED; any pattern: 'half_annulus_top', 'off'")
+            )
+        reading = f"reading_{self.analysis_of(method).name}"
+        what = "the focus curve" if self.analysis_of(method) is self.sharpness else "what was read"
+        typed += [
             ("db[-1]['verdict'].read()", "what was concluded; db[-1] is the newest run"),
-            ("db[-1]['reading_sharpness'].read()", "the focus curve; db[-1]['focus_brent'] holds the frames"),
+            (f"db[-1]['{reading}'].read()", f"{what}; db[-1]['focus_{method}'] holds the frames"),
             ("write_report(db[-1], 'focus.html')", "a page with the curve and the frames"),
-        )
+        ]
         devices = ", ".join(self.instrument.devices)
         head = f"bluesky_autofocus, {self.instrument.name}: {devices} connected, {path} focuses. Type"
         return "\n".join([head, *(f"  {what:36s} {why}" for what, why in typed)])
@@ -141,12 +172,12 @@ def open_session(
         run_engine = RunEngine()
         install_frame_routing(run_engine)
         opened.subscribe(run_engine)
-        run_engine.subscribe(sharpness)
+        tokens = {one: run_engine.subscribe(one) for one in (sharpness, *made.analyses.values())}
         supplemental = SupplementalData()
         run_engine.preprocessors.append(supplemental)
         if show is not None:
             run_engine.subscribe(make_callback_safe(FocusTable(show)))
-    return Session(run_engine, opened, clock, made, sharpness, supplemental)
+    return Session(run_engine, opened, clock, made, sharpness, supplemental, tokens)
 
 
 @contextlib.contextmanager

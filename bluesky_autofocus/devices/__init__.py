@@ -1,7 +1,9 @@
-"""Ophyd devices: focus axes, cameras and the SEM; simulated and replayed ones."""
+"""Ophyd devices: focus axes, cameras, LED arrays, the SEM and the microscope; simulated and replayed ones."""
 
 from bluesky_autofocus.devices._axis import SimulatedAxis
 from bluesky_autofocus.devices._camera import Camera, FrameError, SimulatedCamera
+from bluesky_autofocus.devices._leds import CalibrationError, LEDArray, SimulatedLEDArray
+from bluesky_autofocus.devices._microscope import Objective, SimulatedMicroscope
 from bluesky_autofocus.devices._replay import ReplayedAxis, replayed_instrument
 from bluesky_autofocus.devices._sem import FRAME_OVERHEAD_S, SimulatedSEM
 from bluesky_autofocus.devices._signals import BoundedSignal
@@ -9,11 +11,16 @@ from bluesky_autofocus.devices._signals import BoundedSignal
 __all__ = [
     "FRAME_OVERHEAD_S",
     "BoundedSignal",
+    "CalibrationError",
     "Camera",
     "FrameError",
+    "LEDArray",
+    "Objective",
     "ReplayedAxis",
     "SimulatedAxis",
     "SimulatedCamera",
+    "SimulatedLEDArray",
+    "SimulatedMicroscope",
     "SimulatedSEM",
     "replayed_instrument",
 ]

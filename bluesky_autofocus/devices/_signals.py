@@ -1,6 +1,7 @@
 """Soft signals that know their unit: one with limits, one that its device computes."""
 
 import math
+from operator import attrgetter
 from typing import Any
 
 from ophyd import Signal
@@ -78,17 +79,17 @@ class ComputedSignal(_NumberSignal):
     Parameters
     ----------
     attribute : str
-        Of the device that the signal belongs to.
+        Of the device that the signal belongs to; dots go on from there.
     egu : str
         Unit, as it appears in the documents.
     """
 
     def __init__(self, *args: Any, attribute: str, egu: str, **kwargs: Any) -> None:
         super().__init__(*args, egu=egu, **kwargs)
-        self._attribute = attribute
+        self._fetch = attrgetter(attribute)
         self._metadata.update(write_access=False)
 
     def get(self, **kwargs: Any) -> float:
         """Compute the value, which is as old as this call."""
-        super().put(getattr(self.parent, self._attribute), force=True)
+        super().put(self._fetch(self.parent), force=True)
         return super().get(**kwargs)

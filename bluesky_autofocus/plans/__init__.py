@@ -3,6 +3,9 @@
 from bluesky_autofocus.plans._autofocus import METHODS, UnknownMethodError, autofocus, register_method
 from bluesky_autofocus.plans._blur import focus_if_blurred
 from bluesky_autofocus.plans._brent import brent_focus
+from bluesky_autofocus.plans._calibrate_leds import LEDCalibration, calibrate_leds, led_calibration
+from bluesky_autofocus.plans._collect import collect_focal_stacks
+from bluesky_autofocus.plans._collect import collect_focal_stacks
 from bluesky_autofocus.plans._exposing import (
     Exposure,
     ReadingTimeoutError,
@@ -11,24 +14,41 @@ from bluesky_autofocus.plans._exposing import (
     wait_reading,
 )
 from bluesky_autofocus.plans._moving import Approach
-from bluesky_autofocus.plans._protocols import FocusAnalysis, FocusAxis, FocusStub
+from bluesky_autofocus.plans._protocols import (
+    DefocusAnalysis,
+    FocusAnalysis,
+    FocusAxis,
+    FocusStub,
+    PatternLight,
+)
+from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
+from bluesky_autofocus.plans._two_led import two_led_focus
 
 __all__ = [
     "METHODS",
     "Approach",
+    "DefocusAnalysis",
     "Exposure",
     "FocusAnalysis",
     "FocusAxis",
     "FocusStub",
+    "LEDCalibration",
+    "PatternLight",
     "ReadingTimeoutError",
     "UnknownMethodError",
     "autofocus",
     "brent_focus",
+    "calibrate_leds",
+    "collect_focal_stacks",
+    "collect_focal_stacks",
     "expose",
     "focus_if_blurred",
+    "led_calibration",
     "record_verdict",
     "register_method",
+    "single_shot_focus",
     "sweep_focus",
+    "two_led_focus",
     "wait_reading",
 ]

@@ -10,9 +10,13 @@ import pytest
 from bluesky import preprocessors as bpp
 from bluesky.utils import Msg
 from greenlet import greenlet
+from ophyd import Component as Cpt
+from ophyd import Device, Signal
 
-from bluesky_autofocus.callbacks import SharpnessAnalysis
-from bluesky_autofocus.devices import SimulatedAxis, SimulatedCamera
+from bluesky_autofocus.callbacks import SharpnessAnalysis, SingleShotAnalysis, TwoLEDAnalysis
+from bluesky_autofocus.defocus import DefocusEstimate, ModelMismatchError
+from bluesky_autofocus.devices import SimulatedAxis, SimulatedCamera, SimulatedLEDArray
+from bluesky_autofocus.leds import Orientation, Single
 from bluesky_autofocus.simulation.motion import AxisMechanics
 
 
@@ -88,6 +92,114 @@ class Bench:
     @property
     def pending(self) -> list:
         return [status for status in self.moves.statuses + self.triggers.statuses if not status.done]
+
+
+class Objective(Device):
+    numerical_aperture = Cpt(Signal, value=0.5, kind="normal")
+    wavelength_um = Cpt(Signal, value=0.53, kind="normal")
+    pixel_size_um = Cpt(Signal, value=0.3, kind="normal")
+    magnification = Cpt(Signal, value=20.0, kind="normal")
+    refractive_index = Cpt(Signal, value=1.0, kind="normal")
+
+
+class LightBench(Bench):
+    """A bench under an LED array, whose frames say in three pixels where they were taken, and by what light.
+
+    Shows, until a plan changes it, "half_annulus_left".
+    """
+
+    before = "half_annulus_left"
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **{"dtype": np.float32, **options})
+        self.leds = SimulatedLEDArray(name="leds", orientation=Orientation())
+        self.leds.set(self.before).wait(1)
+        self.leds.set = self.patterns = Watched(self.leds.set)
+        self.objective = Objective(name="objective")
+        self.detectors = [self.camera, self.objective]
+
+    def frame(self, position_um: float) -> np.ndarray:
+        frame = super().frame(position_um)
+        # the first frames are those of `Bench.__init__`, before there is light
+        na = (self.leds.mean_na_x, self.leds.mean_na_y) if hasattr(self, "leds") else (0.0, 0.0)
+        frame[0, :3] = self.level + 20 * position_um, *na
+        return frame
+
+    @property
+    def pending(self) -> list:
+        return super().pending + [status for status in self.patterns.statuses if not status.done]
+
+
+class Knowing:
+    """An estimator that reads the truth from the frames of a `LightBench`, and may be told to err.
+
+    Parameters
+    ----------
+    leds : sequence of Single
+        One frame under each.
+    says : callable
+        ``says(true defocus)`` is what it makes of it: a number, or an estimate.
+    """
+
+    range_um = 40.0
+    model_hash = "0123abcd"
+
+    def __init__(self, *leds: Single, says: Callable = lambda defocus_um: defocus_um, sigma_um: float = 0.1):
+        self.leds, self.says, self.sigma_um = leds, says, sigma_um
+        self.frames_needed = len(leds)
+        self.parameters = {"kind": "knowing"}
+
+    def check(self, optics, na_xy_list) -> None:
+        if optics.numerical_aperture != 0.5:
+            raise ModelMismatchError(f"made for NA 0.5, the objective has {optics.numerical_aperture}")
+        wanted = [led.na_xy for led in self.leds]
+        if not np.allclose(wanted, na_xy_list, atol=0.02):
+            raise ModelMismatchError(f"made for LEDs at {wanted}, not at {na_xy_list}")
+
+    def estimate(self, *frames) -> DefocusEstimate:
+        for frame, led in zip(frames, self.leds, strict=True):
+            assert frame[0, 1:3] == pytest.approx(led.na_xy, abs=0.02), "each frame in its place"
+        truth = np.mean([(float(frame[0, 0]) - 10_000) / 20 for frame in frames]) - Bench.focus_um
+        said = self.says(float(truth))
+        return said if isinstance(said, DefocusEstimate) else DefocusEstimate(said, self.sigma_um)
+
+
+LED = Single(0.4, 0.0)
+
+
+@pytest.fixture
+def make_light_bench(tmp_path) -> Callable[..., LightBench]:
+    numbers = itertools.count()
+    return lambda *args, **options: LightBench(tmp_path / f"light{next(numbers)}", *args, **options)
+
+
+@pytest.fixture
+def light_bench(make_light_bench) -> LightBench:
+    return make_light_bench()
+
+
+@pytest.fixture
+def single_shot(RE) -> Callable[..., SingleShotAnalysis]:  # noqa: N803
+    """Return a function that makes an analysis of frames under one LED and subscribes it."""
+
+    def make(says: Callable = lambda defocus_um: defocus_um, sigma_um: float = 0.1, led: Single = LED):
+        made = SingleShotAnalysis(Knowing(led, says=says, sigma_um=sigma_um))
+        RE.subscribe(made)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def two_led(RE) -> Callable[..., TwoLEDAnalysis]:  # noqa: N803
+    """Return a function that makes an analysis of frames under two LEDs and subscribes it."""
+
+    def make(says: Callable = lambda defocus_um: defocus_um, sigma_um: float = 0.1):
+        made = TwoLEDAnalysis(Knowing(LED, LED.opposite, says=says, sigma_um=sigma_um))
+        RE.subscribe(made)
+        return made
+
+    return make
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bluesky_autofocus.callbacks import SharpnessAnalysis
-from bluesky_autofocus.plans import focus_if_blurred
+from bluesky_autofocus.plans import focus_if_blurred, single_shot_focus
 from bluesky_autofocus.records import Reason
 from bluesky_autofocus.search import BlurTrigger
 
@@ -172,3 +172,18 @@ def test_an_option_that_does_not_exist_is_noticed_before_it_is_needed(bench, loo
     with pytest.raises(TypeError, match="speed"):
         look(BlurTrigger(baseline=bench.score(bench.focus_um)), speed=3)
     assert bench.triggers.calls == 0
+
+
+def test_focusing_under_another_light(light_bench, single_shot, analysis, run, documents):
+    """The baseline is how sharp it is under the light in which it is looked at."""
+    bench, trigger = light_bench, BlurTrigger()
+    options = {"focus": single_shot_focus, "focus_analysis": single_shot(), "leds": bench.leds}
+    verdict = run(
+        focus_if_blurred(bench.detectors, bench.axis, analysis=analysis, trigger=trigger, **options)
+    )
+    assert (verdict.found, verdict.exposures, len(verdict.event_uids)) == (True, 4, 4)
+    first, last = documents.events("focus_blur")
+    assert (first["z"], last["z"]) == (bench.start_um, bench.axis.position)
+    assert trigger.baseline == bench.score(bench.axis.position)
+    again = run(focus_if_blurred(bench.detectors, bench.axis, analysis=analysis, trigger=trigger, **options))
+    assert (again.reason, again.exposures) == (Reason.STILL_SHARP, 1)
