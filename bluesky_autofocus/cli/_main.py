@@ -48,6 +48,15 @@ def _parser() -> argparse.ArgumentParser:
     sem.add_argument("--seed", type=int, default=0, help="of the specimen and the noise")
     sem.add_argument("--dwell-us", type=float, default=1.0, help="dwell time a pixel")
     _add_catalog(sem)
+    microscope = instruments.add_parser("microscope", help="a simulated microscope with an LED array")
+    microscope.add_argument("--kind", default="cells", help="what is on the slide (cells, tissue, empty)")
+    microscope.add_argument("--seed", type=int, default=0, help="of the slide and the noise")
+    microscope.add_argument("--frame-px", type=int, default=2048, help="rows and columns of a frame")
+    microscope.add_argument("--z-um", type=float, default=15.0, help="where the focus axis stands at first")
+    microscope.add_argument(
+        "--rotation-deg", type=float, help="turn the LED array, so that calibrate_leds has something to find"
+    )
+    _add_catalog(microscope)
     replay = instruments.add_parser("replay", help="a recorded focus stack")
     replay.add_argument("--stack", type=Path, required=True, help="a TIFF, or a folder of images")
     _add_stack_options(replay)
@@ -76,6 +85,26 @@ def _parser() -> argparse.ArgumentParser:
     analyse.add_argument("--metric", help="sharpness metric")
     _add_catalog(analyse)
     _add_json(analyse)
+
+    collect = verbs.add_parser("collect", help="record focal stacks of many fields of a simulated slide")
+    collect.add_argument("--fields", type=int, default=40, help="how many fields")
+    collect.add_argument("--kind", default="cells", help="what is on the slide (cells, tissue, empty)")
+    collect.add_argument("--sample", help="name of the specimen (default: kind and seed)")
+    collect.add_argument("--seed", type=int, default=0, help="of the slide and the noise")
+    collect.add_argument("--frame-px", type=int, default=512, help="rows and columns of a frame")
+    collect.add_argument("--range-um", type=float, default=30.0, help="planes lie so far to either side")
+    collect.add_argument("--step-um", type=float, default=1.0, help="distance of the planes")
+    collect.add_argument(
+        "--pattern",
+        action="append",
+        metavar="PATTERN",
+        help="an illumination; may be given several times (default: half_annulus_top and one LED at NA 0.4)",
+    )
+    collect.add_argument(
+        "--resume", metavar="ID", help="add what is missing of a collection; no options beside"
+    )
+    _add_catalog(collect)
+    _add_json(collect)
 
     report = verbs.add_parser("report", help="write a self-contained HTML page about a run")
     report.add_argument("run", help="uid, its first characters, scan_id, or -1 for the newest")

@@ -268,6 +268,19 @@ def analyse_(options: Namespace) -> int:
     return 0
 
 
+def collect_(options: Namespace) -> int:
+    """Record focal stacks of a simulated slide, or what is missing of them."""
+    from bluesky_autofocus.cli._collecting import collect, planned, resumed
+
+    _quiet()
+    catalog = open_catalog(options.catalog)
+    try:
+        plan = planned(options) if options.resume is None else resumed(catalog.client, options.resume)
+        return collect(catalog, plan, as_json=options.json)
+    finally:
+        catalog.close()
+
+
 def report_(options: Namespace) -> int:
     """Write a page about a run."""
     from bluesky_autofocus.report import write_report

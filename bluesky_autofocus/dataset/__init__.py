@@ -1,0 +1,20 @@
+"""From focal stacks in the catalogue to what a network is trained with.
+
+Runs of the plan `collect_focal_stacks` are found by query; each field's ground truth comes from its stack
+under a half annulus, and the features of its other frames are computed where the frames can be read: by
+threads of this process or by the workers of a Dask cluster. What travels is where a frame is, and features.
+"""
+
+from bluesky_autofocus.dataset._collections import DatasetError, completed_fields, find_collections
+from bluesky_autofocus.dataset._dataset import Dataset, Field
+from bluesky_autofocus.dataset._making import ground_truths, make_dataset
+
+__all__ = [
+    "Dataset",
+    "DatasetError",
+    "Field",
+    "completed_fields",
+    "find_collections",
+    "ground_truths",
+    "make_dataset",
+]
