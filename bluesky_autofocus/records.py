@@ -38,12 +38,13 @@ class Reason(StrEnum):
     NOT_ENOUGH_POINTS = "not_enough_points"
     """Too few different positions were exposed to tell a peak from anything else."""
     WORSE_AFTERWARDS = "worse_afterwards"
-    """The frame taken at the position found was not as sharp as the search had promised."""
+    """The frame taken at the position found was not as sharp as the search had promised, or not nearer to
+    focus than the one before the correction."""
 
     OUT_OF_RANGE = "out_of_range"
     """The defocus lies outside the range that the method can measure."""
     OUT_OF_REACH = "out_of_reach"
-    """The correction would leave the travel range; nothing was moved."""
+    """The correction would leave the travel range; that move was not made."""
     NOT_CONVERGED = "not_converged"
     """The budget was spent and the last exposure was still out of focus."""
     UNFAMILIAR = "unfamiliar"

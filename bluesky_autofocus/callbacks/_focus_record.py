@@ -4,6 +4,8 @@ import dataclasses
 import json
 from typing import Any, Self
 
+from bluesky_autofocus.records import Reason
+
 __all__ = ["FocusPoint", "FocusRecord", "FocusTable"]
 
 
@@ -15,6 +17,8 @@ class FocusPoint:
     seq_num: int
     position_um: float
     value: float
+    sigma: float
+    unit: str
     accepted: bool
     reason: str
 
@@ -100,11 +104,15 @@ class FocusTable(FocusRecord):
         """Show a reading."""
         super().on_point(point)
         best = max((seen.value for seen in self.points if seen.accepted), default=float("nan"))
-        if point.accepted:
+        if point.reason == Reason.INCOMPLETE:
+            return  # what its frame tells comes with the one after it
+        if not point.accepted:
+            said = f"not usable: {point.reason}"
+        elif point.unit:
+            said = f"defocus {point.value:+.3f} +- {point.sigma:.3f} {point.unit}"
+        else:
             bar = "#" * round(40 * max(point.value, 0.0) / best) if best > 0 else ""
             said = f"{point.value:12.5g} {bar}"
-        else:
-            said = f"not usable: {point.reason}"
         self._show(f"{len(self.points):4d}  {point.position_um:12.3f} um  {said}")
 
     def on_verdict(self, verdict: dict[str, Any]) -> None:

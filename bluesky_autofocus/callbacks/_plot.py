@@ -8,7 +8,7 @@ __all__ = ["LiveFocusCurve", "draw_focus_curve"]
 
 
 def draw_focus_curve(axes: Any, record: FocusRecord) -> None:
-    """Draw sharpness against position into matplotlib axes.
+    """Draw sharpness, or measured defocus, against position into matplotlib axes.
 
     Points are coloured in the order in which they were taken; the verdict is a vertical line with a band of
     two standard uncertainties.
@@ -41,7 +41,8 @@ def draw_focus_curve(axes: Any, record: FocusRecord) -> None:
         else:
             axes.set_title(f"not found: {verdict['reason']}")
     axes.set_xlabel(f"{', '.join(record.start.get('motors', ['position']))} (um)")
-    axes.set_ylabel("sharpness")
+    unit = next((point.unit for point in record.points), "")
+    axes.set_ylabel(f"defocus ({unit})" if unit else "sharpness")
     if record.points:
         axes.legend(loc="best", fontsize="small")
 

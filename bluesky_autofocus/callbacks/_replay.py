@@ -1,7 +1,7 @@
 """Run an analysis over a run that is already in databroker."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ __all__ = ["analyse", "rows_of_events"]
 _ORDER = ("start", "descriptor", "stream_resource", "stream_datum", "event", "stop")
 
 
-def analyse(run: Any, analysis: Analysis) -> dict[str, list[Reading]]:
+def analyse(
+    run: Any, analysis: Analysis, *, streams: Collection[str] | None = None
+) -> dict[str, list[Reading]]:
     """Give an analysis the documents of a recorded run, as if the run went on now.
 
     What judged the frames live judges them again, from the same pixels: with the same settings it gives
@@ -27,6 +29,9 @@ def analyse(run: Any, analysis: Analysis) -> dict[str, list[Reading]]:
         ``db[-1]``.
     analysis : Analysis
         It may be subscribed to a RunEngine meanwhile; a twin of it does the work.
+    streams : collection of str, optional
+        Which streams to analyse, where some hold frames that the analysis is not made for. By default all
+        with frames.
 
     Returns
     -------
@@ -40,15 +45,15 @@ def analyse(run: Any, analysis: Analysis) -> dict[str, list[Reading]]:
     """
     # databroker gives all Events before the documents that say where their frames are
     documents = sorted(run.documents(), key=lambda document: _ORDER.index(document[0]))
-    streams = {doc["uid"]: doc["name"] for name, doc in documents if name == "descriptor"}
+    stream_names = {doc["uid"]: doc["name"] for name, doc in documents if name == "descriptor"}
     keys = {doc["uid"]: doc["data_key"] for name, doc in documents if name == "stream_resource"}
     stream_of = {
-        doc["stream_resource"]: streams[doc["descriptor"]]
+        doc["stream_resource"]: stream_names[doc["descriptor"]]
         for name, doc in documents
         if name == "stream_datum"
     }
 
-    events = Counter(streams[doc["descriptor"]] for name, doc in documents if name == "event")
+    events = Counter(stream_names[doc["descriptor"]] for name, doc in documents if name == "event")
     rows = Counter[str]()
     for name, doc in documents:
         if name == "stream_datum":
@@ -66,15 +71,20 @@ def analyse(run: Any, analysis: Analysis) -> dict[str, list[Reading]]:
             return run[stream_of[resource["uid"]], keys[resource["uid"]]][row]
 
     twin = analysis.offline(fetch)
-    streams_with_frames = set(stream_of.values())
-    readings: dict[str, list[Reading]] = {stream: [] for stream in streams_with_frames}
+    analysed = set(stream_of.values())
+    if streams is not None:
+        analysed &= set(streams)
+    readings: dict[str, list[Reading]] = {stream: [] for stream in analysed}
     for name, doc in documents:
+        if name in ("event", "stream_datum") and stream_names[doc["descriptor"]] not in analysed:
+            continue
         if name == "stream_datum" and doc["stream_resource"] in kept:
             for row in kept[doc["stream_resource"]]:
                 twin(name, {**doc, "indices": {"start": row, "stop": row + 1}})
         else:
             twin(name, dict(doc))
-        if name == "event" and (stream := streams[doc["descriptor"]]) in streams_with_frames:
+        if name == "event":
+            stream = stream_names[doc["descriptor"]]
             readings[stream].append(twin.reading(stream))
     return readings
 
