@@ -110,8 +110,8 @@ def main() -> None:
     started = time.monotonic()
     model = train(TrainingOptions(**given))
     output.parent.mkdir(parents=True, exist_ok=True)
-    print(model.save(output))  # noqa: T201 - a script
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {(time.monotonic() - started) / 60:.1f} min")  # noqa: T201
+    print(model.save(output))
+    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB, {(time.monotonic() - started) / 60:.1f} min")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bluesky_autofocus import __version__
+from bluesky_autofocus.cli._model_options import add_predict, add_train
 
 __all__ = ["main"]
 
@@ -105,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_catalog(collect)
     _add_json(collect)
+
+    add_predict(verbs, _add_json)
+    add_train(verbs, _add_catalog, _add_json)
 
     report = verbs.add_parser("report", help="write a self-contained HTML page about a run")
     report.add_argument("run", help="uid, its first characters, scan_id, or -1 for the newest")

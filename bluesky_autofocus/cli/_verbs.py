@@ -281,6 +281,26 @@ def collect_(options: Namespace) -> int:
         catalog.close()
 
 
+def predict_(options: Namespace) -> int:
+    """Tell the defocus of recorded frames."""
+    from bluesky_autofocus.cli._predicting import predict
+
+    return predict(options)
+
+
+def train_(options: Namespace) -> int:
+    """Train a network from focal stacks in the catalogue."""
+    from bluesky_autofocus.cli._training import check, train
+
+    check(options)
+    _quiet()
+    catalog = open_catalog(options.catalog)
+    try:
+        return train(options, catalog)
+    finally:
+        catalog.close()
+
+
 def report_(options: Namespace) -> int:
     """Write a page about a run."""
     from bluesky_autofocus.report import write_report

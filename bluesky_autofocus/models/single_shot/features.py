@@ -5,8 +5,10 @@ long vector of unit mean. ``contours`` is the default: power averaged along the 
 the same effect, which keeps what tells the defocus and averages away what is the specimen's own.
 """
 
+import functools
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -234,15 +236,21 @@ class ContourFeatures:
         -------
         ndarray of float32, shape (n_patches, size - 1)
         """
-        patches = patches_of(frame, self.patch_px).reshape(-1, self.patch_px, self.patch_px)
+        rows = patches_of(frame, self.patch_px)
+        if len(rows) == 1 or threads() == 1:
+            return np.concatenate([self._powers_of_row(row) for row in rows])
+        # all of it, not only the transforms, on all cores
+        return np.concatenate(list(_pool().map(self._powers_of_row, rows)))
+
+    def _powers_of_row(self, patches: NDArray[Any]) -> NDArray[np.float32]:
         x = patches.astype(np.float32)
         mean = np.maximum(x.mean(axis=(-2, -1), keepdims=True) - np.float32(self.offset), 1.0)
         x -= mean + np.float32(self.offset)
         x *= self._window / mean
         if self._transpose:
             x = x.swapaxes(-1, -2)
-        spectrum = fft.rfft(x, axis=-2, workers=threads())[:, : self._rows]
-        spectrum = fft.fft(spectrum, axis=-1, workers=threads(), overwrite_x=True)
+        spectrum = fft.rfft(x, axis=-2)[:, : self._rows]
+        spectrum = fft.fft(spectrum, axis=-1)
         power = spectrum.real**2
         power += spectrum.imag**2
         return np.ascontiguousarray((self._matrix @ power.reshape(len(x), -1).T).T)
@@ -254,6 +262,11 @@ class ContourFeatures:
         signal, noise = logs[:, :-1], logs[:, -1:]
         level = signal.mean(axis=1, keepdims=True)
         return np.concatenate([signal - level, noise - level, level], axis=1)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(thread_name_prefix="contour-features")
 
 
 def _bins(where: NDArray[np.bool_], value: NDArray[np.float64], count: int) -> list[NDArray[np.intp]]:

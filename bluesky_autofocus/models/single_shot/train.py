@@ -41,11 +41,11 @@ class TrainingOptions:
     networks: int = 5
     width: int = 256
     depth: int = 3
-    steps: int = 6000
+    steps: int = 8000
     batch: int = 256
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
-    noise: float = 0.1
+    noise: float = 0.2
     most_patches: int = 16
     seed: int = 0
 
@@ -269,6 +269,8 @@ def _calibrated(
     dof_um = model.optics.depth_of_field_um
     truth = np.asarray(defocus_um, float)
     inside = np.abs(truth) <= model.range_um
+    if not inside.any():
+        raise ValueError(f"no frame kept for calibration lies within the range of {model.range_um:g} um")
     facts = [model.facts(frame) for frame in np.asarray(powers, np.float32)[inside]]
     error = np.array([fact.defocus_um for fact in facts]) - truth[inside]
     raw = np.array([fact.raw_um for fact in facts])
@@ -280,6 +282,11 @@ def _calibrated(
     sigma = np.hypot(scale * raw, floor)
     largest = float(min(np.quantile(sigma, 0.98), dof_um / 3))
     believed = sigma <= largest
+    if not believed.any():
+        raise ValueError(
+            f"training did not converge: the median error in validation is {np.median(np.abs(error)):.1f} um, "
+            "expected well below a depth of field; use more fields or steps"
+        )
     floor, scale = _scaled(error[believed], raw[believed])
     settings = {
         "residual_limit": float(residual),

@@ -1,0 +1,83 @@
+"""Options of the verbs about networks; what these do is loaded when they are used."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bluesky_autofocus.optics import LightOptics
+
+__all__ = ["add_predict", "add_train"]
+
+AddOptions = Callable[[argparse.ArgumentParser], None]
+
+_OPTICS = {
+    "--pixel-size-um": "pixel in the sample plane, binning included",
+    "--na": "numerical aperture of the objective",
+    "--wavelength-um": "of the light, in vacuum",
+    "--refractive-index": "of the immersion",
+}
+
+
+def add_predict(verbs: Any, add_json: AddOptions) -> None:
+    """Add the verb to the parser."""
+    verb = verbs.add_parser("predict", help="tell the defocus of recorded frames under off-axis LEDs")
+    methods = verb.add_subparsers(dest="method", required=True, metavar="METHOD")
+    single = methods.add_parser("single-shot", help="from each frame, by a network")
+    single.add_argument("frames", type=Path, nargs="+", metavar="FRAME.tif", help="TIFFs of a page or more")
+    single.add_argument("--weights", type=Path, help="a model file (default: what comes with the package)")
+    _add_options(single, "default: what the model was made for, else checked against it")
+    add_json(single)
+    two = methods.add_parser("two-led", help="from each two frames under opposite LEDs, without a network")
+    two.add_argument(
+        "frames",
+        type=Path,
+        nargs="+",
+        metavar="FRAME.tif",
+        help="in pairs: under the LED, under the opposite one",
+    )
+    default = LightOptics()
+    _add_options(
+        two,
+        f"default: {default.pixel_size_um:g} um, NA {default.numerical_aperture:g}, "
+        f"{default.wavelength_um:g} um, LED at NA 0.4 and 0 degrees",
+    )
+    two.add_argument("--bias-um", type=float, default=0.0, help="known constant error, to be taken off")
+    two.add_argument("--camera-offset", type=float, default=100.0, help="grey level without light")
+    add_json(two)
+
+
+def _add_options(parser: argparse.ArgumentParser, default: str) -> None:
+    light = parser.add_argument_group("light", f"how the frames were taken ({default})")
+    for option, what in _OPTICS.items():
+        light.add_argument(option, type=float, help=what)
+    light.add_argument("--led-na", type=float, help="of the LED: sine of its angle to the axis")
+    light.add_argument("--led-angle-deg", type=float, help="in the frame, from its columns towards its rows")
+    parser.add_argument("--channel", type=int, help="which channel of frames that have several")
+    parser.add_argument("--full-scale", type=float, help="grey level at which the camera saturates")
+
+
+def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None:
+    """Add the verb to the parser."""
+    verb = verbs.add_parser("train", help="train a network from focal stacks in the catalogue")
+    networks = verb.add_subparsers(dest="network", required=True, metavar="NETWORK")
+    single = networks.add_parser("single-shot", help="defocus from one frame under one off-axis LED")
+    single.add_argument(
+        "--sample", action="append", help="only of this; may be given several times (default: all there are)"
+    )
+    single.add_argument("--collection", action="append", help="only of this; may be given several times")
+    single.add_argument("--pattern", help="under which LED, where there are stacks under several")
+    single.add_argument("--published", action="store_true", help="the network of Pinkard et al. 2019")
+    single.add_argument("--output", type=Path, default=Path("single-shot.h5"), help="the model file to write")
+    single.add_argument("--patch-px", type=int, default=512, help="side of the patches of a frame")
+    single.add_argument(
+        "--range-um", type=float, help="defocus that it is to answer for (default: that of most fields)"
+    )
+    single.add_argument(
+        "--axis-sign", type=int, choices=(1, -1), default=1, help="-1: up brings the plane down"
+    )
+    single.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    single.add_argument("--epochs", type=int, help="passes over the frames")
+    single.add_argument("--features-folder", type=Path, help="keep the features there, not in memory")
+    add_catalog(single)
+    add_json(single)

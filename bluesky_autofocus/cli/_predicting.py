@@ -1,0 +1,168 @@
+# ruff: noqa: T201 - this is the command line: printing is what it is for
+"""Tell the defocus of recorded frames: ``predict single-shot`` and ``predict two-led``."""
+
+import dataclasses
+import json
+import math
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import tifffile
+
+from bluesky_autofocus.defocus import DefocusEstimate, DefocusEstimator, TwoLEDFilter
+from bluesky_autofocus.leds import Single
+from bluesky_autofocus.optics import LightOptics
+from bluesky_autofocus.stacks import UM_PER_UNIT, StackError, _read_tiff
+
+__all__ = ["predict"]
+
+SOME_REFUSED = 1
+
+_OPTION_OF = {"numerical_aperture": "na"}
+
+
+def predict(options: Namespace) -> int:
+    """Print what is found in each frame; return the exit status: 0 if all is accepted, else 1."""
+    led_given = options.led_na is not None or options.led_angle_deg is not None
+    estimator: DefocusEstimator
+    if options.method == "single-shot":
+        from bluesky_autofocus.models.single_shot._loading import load_model
+
+        estimator = model = load_model(options.weights)
+        if options.full_scale is not None:
+            model.full_scale = options.full_scale
+        optics = _optics(options, model.optics)
+        if led_given or _given_optics(options):
+            model.check(optics, [_led(options, model.leds[0]).na_xy])
+    else:
+        optics, led = _optics(options, LightOptics()), _led(options, Single(0.4, 0.0))
+        estimator = TwoLEDFilter(
+            optics,
+            led.na,
+            led.angle_deg,
+            bias_um=options.bias_um,
+            camera_offset=options.camera_offset,
+            full_scale=options.full_scale,
+        )
+        if len(options.frames) % 2:
+            raise ValueError(
+                f"two-led takes frames in pairs, under the LED and under the opposite one: got "
+                f"{len(options.frames)} files"
+            )
+    accepted = True
+    for files, number, estimate in _estimates(estimator, optics, options.frames, options.channel):
+        accepted &= estimate.accepted
+        if options.json:
+            print(json.dumps(_said(options.method, estimator, files, number, estimate)), flush=True)
+        else:
+            print(f"{', '.join(map(str, files))} [{number}]: {_told(estimate)}", flush=True)
+    return 0 if accepted else SOME_REFUSED
+
+
+def _given_optics(options: Namespace) -> dict[str, float]:
+    said = {
+        field.name: getattr(options, _OPTION_OF.get(field.name, field.name), None)
+        for field in dataclasses.fields(LightOptics)
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _optics(options: Namespace, default: LightOptics) -> LightOptics:
+    return dataclasses.replace(default, **_given_optics(options))
+
+
+def _led(options: Namespace, default: Single) -> Single:
+    return Single(
+        default.na if options.led_na is None else options.led_na,
+        default.angle_deg if options.led_angle_deg is None else options.led_angle_deg,
+    )
+
+
+def _estimates(
+    estimator: DefocusEstimator, optics: LightOptics, files: Sequence[Path], channel: int | None
+) -> Iterator[tuple[tuple[Path, ...], int, DefocusEstimate]]:
+    """Yield what is said of each frame, or pair of frames, page by page."""
+    together = estimator.frames_needed
+    for first in range(0, len(files), together):
+        chosen = tuple(files[first : first + together])
+        stacks = [_pages(file, channel) for file in chosen]
+        for file in chosen:
+            _check_pixel_size(file, estimator, optics)
+        if len({len(stack) for stack in stacks}) > 1:
+            pages = ", ".join(f"{file} {len(stack)}" for file, stack in zip(chosen, stacks, strict=True))
+            raise ValueError(f"files of a pair must have as many pages: {pages}")
+        for number, frames in enumerate(zip(*stacks, strict=True)):
+            try:
+                estimate = estimator.estimate(*frames)
+            except ValueError as error:
+                raise ValueError(f"{', '.join(map(str, chosen))}, page {number}: {error}") from error
+            yield chosen, number, estimate
+
+
+def _pages(file: Path, channel: int | None) -> np.ndarray:
+    """Return the frames of a TIFF, shape (n, H, W)."""
+    if not file.is_file():
+        raise StackError(f"there is no file {file}")
+    try:
+        frames, _ = _read_tiff(file, channel)
+    except StackError:
+        raise
+    # tifffile and its decoders raise what they please for damaged files
+    except Exception as error:
+        raise StackError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+    if frames.ndim == 4:
+        if channel is None or not 0 <= channel < frames.shape[3]:
+            raise StackError(
+                f"{file} is in colour: say which channel (--channel), 0 .. {frames.shape[3] - 1}; "
+                f"got {channel}"
+            )
+        frames = frames[..., channel]
+    if frames.dtype.kind not in "uif":
+        raise StackError(f"{file} has pixels of type {frames.dtype}: expected grey levels")
+    return frames
+
+
+def _check_pixel_size(file: Path, estimator: DefocusEstimator, optics: LightOptics) -> None:
+    """Refuse a file that says itself that its pixels are of another size."""
+    with tifffile.TiffFile(file) as tiff:
+        said = tiff.ome_metadata
+    if not said:
+        return
+    for element in ElementTree.fromstring(said).iter():
+        if element.tag.endswith("}Pixels") and "PhysicalSizeX" in element.attrib:
+            size = float(element.attrib["PhysicalSizeX"]) * UM_PER_UNIT.get(
+                element.attrib.get("PhysicalSizeXUnit", "µm"), math.nan
+            )
+            if math.isfinite(size) and size > 0:
+                try:
+                    there = dataclasses.replace(optics, pixel_size_um=size)
+                    estimator.check(there, [led.na_xy for led in estimator.leds])
+                except ValueError as error:
+                    raise type(error)(f"{file}: as the file says, {error}") from error
+            return
+
+
+def _said(
+    method: str, estimator: DefocusEstimator, files: Sequence[Path], number: int, estimate: DefocusEstimate
+) -> dict[str, Any]:
+    return {
+        "method": method,
+        **({"file": str(files[0])} if len(files) == 1 else {"files": [str(file) for file in files]}),
+        "frame": number,
+        # JSON has no number for what was refused
+        "defocus_um": None if math.isnan(estimate.defocus_um) else estimate.defocus_um,
+        "sigma_um": None if math.isnan(estimate.sigma_um) else estimate.sigma_um,
+        "accepted": estimate.accepted,
+        "reason": str(estimate.reason),
+        "model_hash": estimator.model_hash,
+    }
+
+
+def _told(estimate: DefocusEstimate) -> str:
+    if not estimate.accepted:
+        return f"refused ({estimate.reason})"
+    return f"defocus {estimate.defocus_um:+.3f} +- {estimate.sigma_um:.3f} um"
