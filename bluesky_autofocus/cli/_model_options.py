@@ -43,6 +43,12 @@ def add_predict(verbs: Any, add_json: AddOptions) -> None:
         f"{default.wavelength_um:g} um, LED at NA 0.4 and 0 degrees",
     )
     two.add_argument("--bias-um", type=float, default=0.0, help="known constant error, to be taken off")
+    two.add_argument(
+        "--second-channel",
+        type=int,
+        help="the opposite LED is of another colour and in this channel of the same frames",
+    )
+    two.add_argument("--second-wavelength-um", type=float, help="of the opposite LED, where it differs")
     two.add_argument("--camera-offset", type=float, default=100.0, help="grey level without light")
     add_json(two)
 

@@ -29,6 +29,7 @@ def predict(options: Namespace) -> int:
     """Print what is found in each frame; return the exit status: 0 if all is accepted, else 1."""
     led_given = options.led_na is not None or options.led_angle_deg is not None
     estimator: DefocusEstimator
+    channels: tuple[int | None, ...] = (options.channel,)
     if options.method == "single-shot":
         from bluesky_autofocus.models.single_shot._loading import load_model
 
@@ -47,14 +48,17 @@ def predict(options: Namespace) -> int:
             bias_um=options.bias_um,
             camera_offset=options.camera_offset,
             full_scale=options.full_scale,
+            second_wavelength_um=options.second_wavelength_um,
         )
-        if len(options.frames) % 2:
+        if options.second_channel is not None:
+            channels = (options.channel, options.second_channel)
+        elif len(options.frames) % 2:
             raise ValueError(
                 f"two-led takes frames in pairs, under the LED and under the opposite one: got "
                 f"{len(options.frames)} files"
             )
     accepted = True
-    for files, number, estimate in _estimates(estimator, optics, options.frames, options.channel):
+    for files, number, estimate in _estimates(estimator, optics, options.frames, channels):
         accepted &= estimate.accepted
         if options.json:
             print(json.dumps(_said(options.method, estimator, files, number, estimate)), flush=True)
@@ -83,17 +87,17 @@ def _led(options: Namespace, default: Single) -> Single:
 
 
 def _estimates(
-    estimator: DefocusEstimator, optics: LightOptics, files: Sequence[Path], channel: int | None
+    estimator: DefocusEstimator, optics: LightOptics, files: Sequence[Path], channels: Sequence[int | None]
 ) -> Iterator[tuple[tuple[Path, ...], int, DefocusEstimate]]:
-    """Yield what is said of each frame, or pair of frames, page by page."""
-    together = estimator.frames_needed
+    """Yield what is said of each frame, or pair of frames or of channels, page by page."""
+    together = estimator.frames_needed // len(channels)
     for first in range(0, len(files), together):
         chosen = tuple(files[first : first + together])
-        stacks = [_pages(file, channel) for file in chosen]
+        stacks = [_pages(file, channel) for file in chosen for channel in channels]
         for file in chosen:
             _check_pixel_size(file, estimator, optics)
         if len({len(stack) for stack in stacks}) > 1:
-            pages = ", ".join(f"{file} {len(stack)}" for file, stack in zip(chosen, stacks, strict=True))
+            pages = ", ".join(f"{file} {len(stack)}" for file, stack in zip(chosen, stacks, strict=False))
             raise ValueError(f"files of a pair must have as many pages: {pages}")
         for number, frames in enumerate(zip(*stacks, strict=True)):
             try:

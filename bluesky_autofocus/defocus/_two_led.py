@@ -59,6 +59,9 @@ class TwoLEDFilter:
         Grey level of the camera without light.
     full_scale : float, optional
         Grey level at which the camera saturates, by default the largest of the frames' type.
+    second_wavelength_um : float, optional
+        Of the second LED, where both are on in one exposure and a colour camera tells them apart: the frames
+        are then two of its channels. By default that of the optics.
 
     Raises
     ------
@@ -81,6 +84,7 @@ class TwoLEDFilter:
         patch_px: int = 1024,
         camera_offset: float = 100.0,
         full_scale: float | None = None,
+        second_wavelength_um: float | None = None,
     ) -> None:
         if not 0.1 * optics.numerical_aperture <= na <= 0.97 * optics.numerical_aperture:
             raise ValueError(
@@ -94,6 +98,10 @@ class TwoLEDFilter:
         self.optics, self.range_um, self.patch_px = optics, range_um, patch_px
         self.bias_um, self.bias_sigma_um = bias_um, bias_sigma_um
         self.camera_offset, self.full_scale = camera_offset, full_scale
+        self.second_optics = dataclasses.replace(
+            optics,
+            wavelength_um=optics.wavelength_um if second_wavelength_um is None else second_wavelength_um,
+        )
         first = Single(na, angle_deg)
         self.leds: tuple[Single, Single] = (first, first.opposite)
         self._filters: dict[tuple[int, int], _Filter] = {}
@@ -111,6 +119,7 @@ class TwoLEDFilter:
             "patch_px": self.patch_px,
             "camera_offset": self.camera_offset,
             "full_scale": self.full_scale,
+            "second_wavelength_um": self.second_optics.wavelength_um,
         }
 
     def check(self, optics: LightOptics, na_xy_list: Sequence[tuple[float, float]]) -> None:
@@ -160,7 +169,9 @@ class TwoLEDFilter:
             raise ValueError(f"the frames are {first.shape} px: expected at least 128 x 128")
         shape = (side, side)
         if shape not in self._filters:
-            self._filters[shape] = _Filter(self.optics, self.leds[0].na_xy, side, self.positions_um)
+            self._filters[shape] = _Filter(
+                (self.optics, self.second_optics), self.leds[0].na_xy, side, self.positions_um
+            )
         filter_ = self._filters[shape]
         return np.array(
             [
@@ -225,19 +236,24 @@ class _Filter:
 
     def __init__(
         self,
-        optics: LightOptics,
+        optics: tuple[LightOptics, LightOptics],
         na_xy: tuple[float, float],
         side: int,
         positions_um: NDArray[Any],
     ) -> None:
-        fx = fft.rfftfreq(side, optics.pixel_size_um)
-        fy = fft.fftfreq(side, optics.pixel_size_um)[:, None]
-        circles = TwoCircles(optics, na_xy, fx, fy)
+        pixel_size_um = optics[0].pixel_size_um
+        fx = fft.rfftfreq(side, pixel_size_um)
+        fy = fft.fftfreq(side, pixel_size_um)[:, None]
+        first, second = (TwoCircles(one, na_xy, fx, fy) for one in optics)
         # both halves of the plane say the same; on the one that is kept, u may lie in either circle
-        in_plus = (circles.to_plus < 0.97) & (circles.to_minus > 1.03)
-        in_minus = (circles.to_minus < 0.97) & (circles.to_plus > 1.03)
+        to_plus = np.maximum(first.to_plus, second.to_plus), np.minimum(first.to_plus, second.to_plus)
+        to_minus = np.maximum(first.to_minus, second.to_minus), np.minimum(first.to_minus, second.to_minus)
+        in_plus = (to_plus[0] < 0.97) & (to_minus[1] > 1.03)
+        in_minus = (to_minus[0] < 0.97) & (to_plus[1] > 1.03)
         self._where = np.flatnonzero(in_plus | in_minus)
-        turned = np.where(in_plus, 2 * circles.phase_minus, -2 * circles.phase_plus).ravel()[self._where]
+        turned = np.where(
+            in_plus, first.phase_minus + second.phase_minus, -(first.phase_plus + second.phase_plus)
+        ).ravel()[self._where]
         low, high = float(turned.min()), float(turned.max())
         self._bin = np.minimum((turned - low) / (high - low) * _BINS, _BINS - 1).astype(np.intp)
         centres = low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS
