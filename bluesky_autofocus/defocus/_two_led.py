@@ -51,6 +51,7 @@ class TwoLEDFilter:
     bias_sigma_um : float
         By how much the estimate differs from the specimen's focus from specimen to specimen though nothing
         in the frames shows it: thick ones scatter from several heights. Part of every stated uncertainty.
+        By default what holds 95 % of simulated fields of cells and tissue within two sigma.
     range_um : float
         Defocus to either side that is looked for.
     patch_px : int
@@ -79,7 +80,7 @@ class TwoLEDFilter:
         angle_deg: float = 0.0,
         *,
         bias_um: float = 0.0,
-        bias_sigma_um: float = 0.15,
+        bias_sigma_um: float = 0.35,
         range_um: float = 36.0,
         patch_px: int = 1024,
         camera_offset: float = 100.0,

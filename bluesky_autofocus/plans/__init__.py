@@ -5,7 +5,6 @@ from bluesky_autofocus.plans._blur import focus_if_blurred
 from bluesky_autofocus.plans._brent import brent_focus
 from bluesky_autofocus.plans._calibrate_leds import LEDCalibration, calibrate_leds, led_calibration
 from bluesky_autofocus.plans._collect import collect_focal_stacks
-from bluesky_autofocus.plans._collect import collect_focal_stacks
 from bluesky_autofocus.plans._exposing import (
     Exposure,
     ReadingTimeoutError,
@@ -40,7 +39,6 @@ __all__ = [
     "autofocus",
     "brent_focus",
     "calibrate_leds",
-    "collect_focal_stacks",
     "collect_focal_stacks",
     "expose",
     "focus_if_blurred",
