@@ -23,6 +23,24 @@ SHOWN = {
         "traps_humble": "recorded phase objects that invert sharpness: not claimed to be found",
         "variance_of_laplacian_speedup": "variance of Laplacian, against `cv2.Laplacian(CV_64F).var()`",
     },
+    "single_shot": {
+        "rmse_um_default": "one exposure under one LED, 200 fresh fields within 30 um: RMSE",
+        "rmse_um_published": "the same, as published, trained on the same data",
+        "refused_share": "the same: refused",
+        "confident_wrong_per_1000": "the same: confident and wrong, of 1000",
+        "coverage_2sigma": "the same: truth within two stated sigma",
+        "foreign_accepted_wrong": "544 frames of other optics, other light, no specimen: accepted and wrong",
+        "rmse_um_two_led": "two LEDs, no training: RMSE",
+    },
+    "single_shot_latency": {
+        "default_ms_2048": "from a frame of 2048 x 2048 to its defocus",
+        "published_ms_2048": "the same, as published",
+    },
+    "single_shot_end_to_end": {
+        "within_1_dof_verified": "simulated microscope, through the RunEngine: within 1 DOF, verified",
+        "exposures_verified": "the same: exposures",
+        "confident_wrong": "the same: confident and wrong",
+    },
     "chain": {
         "chain_ms": "one exposure through everything, 2048 x 2048",
         "overhead_ratio": "the same, against a bare loop of grab, score and h5py",

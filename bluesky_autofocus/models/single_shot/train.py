@@ -284,8 +284,9 @@ def _calibrated(
     believed = sigma <= largest
     if not believed.any():
         raise ValueError(
-            f"training did not converge: the median error in validation is {np.median(np.abs(error)):.1f} um, "
-            "expected well below a depth of field; use more fields or steps"
+            "training did not converge: the median error in validation is "
+            f"{np.median(np.abs(error)):.1f} um, expected well below a depth of field; "
+            "use more fields or steps"
         )
     floor, scale = _scaled(error[believed], raw[believed])
     settings = {
