@@ -98,7 +98,9 @@ class StripFeatures:
         step = 1 / (patch_px * optics.pixel_size_um)
         self.half_length, self.width = round(along_per_um / step), round(across_per_um / step)
         self.vertical = abs(na_xy[1]) > abs(na_xy[0])
-        if not 1 <= self.half_length <= patch_px // 2 or self.width < 1:
+        if min(abs(na_xy[0]), abs(na_xy[1])) > 0.3 * max(abs(na_xy[0]), abs(na_xy[1])):
+            raise ValueError(f"na_xy is {self.na_xy!r}: expected an LED on the x or y axis")
+        if not (1 <= self.half_length <= patch_px // 2 and 1 <= self.width <= patch_px // 2):
             raise ValueError(
                 f"a patch of {patch_px} px of {optics.pixel_size_um} um has no strip of "
                 f"{along_per_um} x {across_per_um} cycles per um"
@@ -170,6 +172,11 @@ class ContourFeatures:
         edges: int = 16,
         offset: float = 100.0,
     ) -> None:
+        for name, count in (("contours", contours), ("rings", rings), ("edges", edges)):
+            if count < 1:
+                raise ValueError(f"{name} is {count!r}: expected at least 1")
+        if not math.isfinite(offset):
+            raise ValueError(f"offset is {offset!r}: expected a finite number")
         self.optics, self.na_xy, self.patch_px = optics, tuple(na_xy), patch_px
         self.contours, self.rings, self.edges, self.offset = contours, rings, edges, offset
         # the axis that the light is tilted less along is transformed first and cut to one circle
@@ -189,6 +196,12 @@ class ContourFeatures:
         one = used & (nearer < 0.98) & (np.maximum(circles.to_plus, circles.to_minus) > 1.02)
         rim = used & (np.abs(nearer - 1) < 0.2) & (np.maximum(circles.to_plus, circles.to_minus) > 1.2)
         beyond = nearer > 1.12
+        if not all(region.any() for region in (both, one, rim, beyond)):
+            raise ValueError(
+                f"na_xy is {self.na_xy!r}: expected an LED within the objective's aperture, "
+                f"{optics.numerical_aperture:g}, and off its axis, so that two circles overlap, and pixels "
+                "fine enough to show what is beyond them"
+            )
         self._matrix = self._averaging(
             [
                 *_bins(both, circles.g, contours),
@@ -227,22 +240,34 @@ class ContourFeatures:
         """Return the vectors, shape (n_patches, size)."""
         return self.vectors(self.powers(frame))
 
-    def powers(self, frame: NDArray[Any]) -> NDArray[np.float32]:
+    def powers(self, frame: NDArray[Any], most: int | None = None) -> NDArray[np.float32]:
         """Return the mean power in each bin relative to the square of the brightness, the noise last.
 
         Powers of several patches, or of several frames at one defocus, may be averaged before `vectors`.
+
+        Parameters
+        ----------
+        frame : ndarray, shape (H, W)
+        most : int, optional
+            Look at no more patches than this, spread over the frame. By default at all.
 
         Returns
         -------
         ndarray of float32, shape (n_patches, size - 1)
         """
-        rows = patches_of(frame, self.patch_px)
-        if len(rows) == 1 or threads() == 1:
-            return np.concatenate([self._powers_of_row(row) for row in rows])
+        patches = patches_of(frame, self.patch_px)
+        rows, columns = patches.shape[:2]
+        count = rows * columns if most is None else min(most, rows * columns)
+        where = [
+            divmod(round(index), columns) for index in np.linspace(0, rows * columns - 1, count).tolist()
+        ]
+        chosen = [patches[place][None] for place in where]
+        if len(chosen) == 1 or threads() == 1:
+            return np.concatenate([self._powers_of(patch) for patch in chosen])
         # all of it, not only the transforms, on all cores
-        return np.concatenate(list(_pool().map(self._powers_of_row, rows)))
+        return np.concatenate(list(_pool().map(self._powers_of, chosen)))
 
-    def _powers_of_row(self, patches: NDArray[Any]) -> NDArray[np.float32]:
+    def _powers_of(self, patches: NDArray[Any]) -> NDArray[np.float32]:
         x = patches.astype(np.float32)
         mean = np.maximum(x.mean(axis=(-2, -1), keepdims=True) - np.float32(self.offset), 1.0)
         x -= mean + np.float32(self.offset)
