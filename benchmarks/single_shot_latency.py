@@ -30,7 +30,7 @@ def measure(quick: bool) -> tuple[Figures, list[dict[str, Any]], Any]:
     model = SingleShotModel.load()
     strip: Any = make_features("strip_magnitude", OPTICS, (LED_NA, 0.0), 512)
     hidden = [keras.layers.Dense(100, activation="relu") for _ in range(10)]
-    published = keras.Sequential(
+    published: Any = keras.Sequential(
         [keras.Input((strip.size,)), keras.layers.Dropout(0.6), *hidden, keras.layers.Dense(1)]
     )
     powers = model.features.powers(frame)

@@ -67,6 +67,10 @@ def train(options: TrainingOptions, *, repeats: int = 6, show: bool = True) -> S
     powers, defoci, groups = made_up_frames(TRAINING, repeats=repeats, seed=options.seed)
     simulated_minutes = seconds_of([*TRAINING, *CALIBRATION]) / 60
     with tqdm(total=options.networks * options.steps, disable=not show, unit="step") as bar:
+
+        def show_done(done: int, _: int) -> None:
+            bar.update(done - bar.n)
+
         model = train_default(
             powers,
             defoci,
@@ -82,7 +86,7 @@ def train(options: TrainingOptions, *, repeats: int = 6, show: bool = True) -> S
                 f"at 8 defoci each; simulating took {simulated_minutes:.0f} min"
             ),
             valid_for="the simulated 20x/0.5 microscope of this package, cells on glass and tissue of 5 um",
-            progress=lambda done, _: bar.update(done - bar.n),
+            progress=show_done,
         )
     training = dataclasses.replace(
         model.card.training,

@@ -1,20 +1,55 @@
-"""Whether frames were taken with the light that an estimator was made for."""
+"""Whether frames can be measured, and were taken with the light that an estimator was made for."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bluesky_autofocus.defocus._estimate import ModelMismatchError
 from bluesky_autofocus.leds import Single
 from bluesky_autofocus.optics import LightOptics
+from bluesky_autofocus.records import Reason
+from bluesky_autofocus.sharpness import examine_frame
 
-__all__ = ["check_light"]
+__all__ = ["check_light", "problem_of"]
 
 OPTICS_TOLERANCE = 0.01
 """Relative difference of pixel size, aperture, wavelength: 2 % of a pixel cost 1.2 um of error in a trial."""
 
 DIRECTION_TOLERANCE_NA = 0.014
 """Distance of an LED from where it should be; 2 degrees at NA 0.4, which cost 1.5 um in a trial."""
+
+MOST_CLIPPED = 0.01
+"""Share of the pixels that may be at the highest grey level. Defocus is in the spectrum, which clipping fills
+with harmonics: with 5 % clipped a network was wrong by a depth of field, and sure of it."""
+
+
+def problem_of(frame: NDArray[Any], full_scale: float | None = None) -> Reason | None:
+    """Return why no defocus can be told from a frame, or None.
+
+    Clipped frames are known by their highest grey level, whatever it is, being more common than the next
+    lower one: many cameras saturate below the largest number that their pixels could hold.
+
+    Parameters
+    ----------
+    frame : ndarray, shape (H, W)
+    full_scale : float, optional
+        Grey level at which the camera saturates, as for `examine_frame`.
+    """
+    problem = examine_frame(frame, full_scale=full_scale).problem
+    if problem is not None:
+        return Reason(problem)
+    some = np.ascontiguousarray(frame[::4, ::4])
+    top = some.max()
+    if full_scale is not None:
+        top = min(top, full_scale)
+    highest = np.count_nonzero(some >= top)
+    if highest > MOST_CLIPPED * some.size and highest > 2 * np.count_nonzero(some == top - 1):
+        return Reason.SATURATED
+    return None
 
 
 def check_light(

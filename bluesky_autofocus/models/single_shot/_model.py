@@ -8,6 +8,7 @@ out of training. A frame whose features the training set does not explain is ref
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -17,13 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_autofocus.defocus import DefocusEstimate, check_light
+from bluesky_autofocus.defocus import DefocusEstimate, check_light, problem_of
 from bluesky_autofocus.leds import Single, parse_pattern
 from bluesky_autofocus.models.card import ModelCard, ModelFileError, read_model, write_model
 from bluesky_autofocus.models.single_shot.features import ContourFeatures, make_features, patches_of
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.records import Reason
-from bluesky_autofocus.sharpness import examine_frame
 
 __all__ = ["ARCHITECTURE", "SHIPPED", "FrameFacts", "SingleShotModel"]
 
@@ -89,7 +89,7 @@ class SingleShotModel:
     Raises
     ------
     ModelFileError
-        If the card is that of another architecture or an array is missing.
+        If the card is that of another architecture, or an array is missing or does not fit.
     """
 
     frames_needed = 1
@@ -116,6 +116,9 @@ class SingleShotModel:
             self._mean, self._deviation = self._arrays["mean"], self._arrays["deviation"]
             self._limits = np.array([self._settings["residual_limit"], self._settings["distance_limit"]])
             self._axes, self._spread = self._arrays["axes"], self._arrays["spread"]
+            self._check_shapes(features.size)
+            if not low < 0 < high:
+                raise ValueError(f"valid_range_um is {low, high}: expected focus, 0, within it")
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ModelFileError(f"{card.name} is incomplete: {error}") from error
         if not isinstance(features, ContourFeatures) or not isinstance(self._led, Single):
@@ -124,6 +127,19 @@ class SingleShotModel:
         self.range_um = float(min(-low, high))
         self.full_scale: float | None = None
         self.most_patches = MOST_PATCHES
+
+    def _check_shapes(self, size: int) -> None:
+        widths = [size, *(bias.shape[-1] for _, bias in self._layers)]
+        if len(widths) == 1 or widths[-1] != 2:
+            raise ValueError("expected layers that end in two outputs")
+        networks = len(self._layers[0][0])
+        expected = {"mean": (size,), "deviation": (size,), "axes": (len(self._spread), size)}
+        expected["spread"] = (len(self._spread),)
+        for index, (width, following) in enumerate(itertools.pairwise(widths)):
+            expected[f"w{index}"], expected[f"b{index}"] = (networks, width, following), (networks, following)
+        for name, shape in expected.items():
+            if self._arrays[name].shape != shape:
+                raise ValueError(f"{name} has shape {self._arrays[name].shape}: expected {shape}")
 
     # From and to files
 
@@ -142,7 +158,7 @@ class SingleShotModel:
             If it is no model of this kind, damaged, or newer than this version.
         """
         if path is None:
-            return _shipped()
+            return cls(*_shipped())
         return cls(*read_model(path))
 
     def save(self, path: Path | str) -> ModelCard:
@@ -198,9 +214,9 @@ class SingleShotModel:
         if len(frames) != 1:
             raise ValueError(f"got {len(frames)} frames: expected one")
         patches_of(frames[0], self.features.patch_px)  # its size, before anything is made of its content
-        problem = examine_frame(frames[0], full_scale=self.full_scale).problem
+        problem = problem_of(frames[0], self.full_scale)
         if problem is not None:
-            return DefocusEstimate.refused(Reason(problem))
+            return DefocusEstimate.refused(problem)
         return self.judge(self.facts(self.features.powers(frames[0], self.most_patches)))
 
     # In parts, for training and benchmarks
@@ -245,7 +261,7 @@ class SingleShotModel:
             return DefocusEstimate.refused(Reason.EMPTY)
         if not facts.strangeness <= 1:
             return DefocusEstimate.refused(Reason.UNFAMILIAR)
-        if abs(facts.defocus_um) > self.range_um:
+        if not abs(facts.defocus_um) <= self.range_um:
             return DefocusEstimate.refused(Reason.OUT_OF_RANGE)
         sigma = math.hypot(settings["sigma_scale"] * facts.raw_um, settings["sigma_floor_um"])
         if not sigma <= settings["largest_sigma_um"]:
@@ -278,6 +294,6 @@ def _quarters(powers: NDArray[np.floating[Any]]) -> list[NDArray[np.floating[Any
 
 
 @functools.cache
-def _shipped() -> SingleShotModel:
+def _shipped() -> tuple[ModelCard, dict[str, NDArray[np.floating]]]:
     with resources.as_file(resources.files("bluesky_autofocus.models.single_shot") / SHIPPED) as path:
-        return SingleShotModel(*read_model(path))
+        return read_model(path)

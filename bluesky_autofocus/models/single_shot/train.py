@@ -97,7 +97,7 @@ def train_default(
     Raises
     ------
     ValueError
-        If shapes do not fit, or there are fewer than ten fields.
+        If shapes do not fit, values are not finite, or there are fewer than ten fields.
     """
     powers, target = np.asarray(powers, np.float32), np.asarray(defocus_um, np.float32)
     fields = np.asarray(groups)
@@ -108,6 +108,9 @@ def train_default(
         )
     if powers.shape[2] != features.size - 1:
         raise ValueError(f"powers have {powers.shape[2]} bins: these features make {features.size - 1}")
+    for name, array in (("powers", powers), ("defocus_um", target)):
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite: expected frames whose focus is known")
     distinct = np.unique(fields)
     if len(distinct) < 10:
         raise ValueError(f"there are {len(distinct)} fields: expected at least 10 to train and validate on")

@@ -66,6 +66,8 @@ class LightCamera:
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value!r}: expected a finite number, zero or more")
+        if self.vignetting > 1:
+            raise ValueError(f"vignetting is {self.vignetting!r}: expected at most 1, black corners")
         if self.bits not in range(1, 17):
             raise ValueError(f"bits is {self.bits!r}: expected an integer from 1 to 16")
 
@@ -87,7 +89,16 @@ class LightCamera:
             Of the noise.
         exposure : float
             Relative exposure time.
+
+        Raises
+        ------
+        ValueError
+            If these are no images, or the exposure no number of zero or more.
         """
+        if intensity.ndim not in (2, 3):
+            raise ValueError(f"intensity has shape {intensity.shape}: expected (H, W) or (n, H, W)")
+        if not (math.isfinite(exposure) and exposure >= 0):
+            raise ValueError(f"exposure is {exposure!r}: expected a finite number, zero or more")
         if intensity.ndim == 3:
             return np.stack([self.frame(one, rng, exposure) for one in intensity])
         electrons = intensity * self._shade(intensity.shape)  # type: ignore[arg-type] - two-dimensional

@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from bluesky_autofocus._fft import fft, threads
 from bluesky_autofocus.defocus.ground_truth import focus_of_stack
 from bluesky_autofocus.optics import LightOptics
+from bluesky_autofocus.records import Reason
 
 from ._specimens import Specimen
 
@@ -31,6 +32,8 @@ __all__ = ["Aberrations", "AbbeImageFormation", "FieldView"]
 _MARGIN_PX = 64
 """The transforms take the field for one tile of an endless pattern; a frame shows a little less than a tile,
 as a real one never has its opposite edges fit."""
+_STEEPEST_NA = 0.75
+"""Of the light that specimens are sampled finely enough for, and up to the objective's own aperture."""
 _FOCUS_LEVEL_UM = 0.5
 """Across a tilted field, planes this far apart are blended; intensities vary little over a sixth of a DOF."""
 _KEPT_SPECTRA = 48
@@ -50,12 +53,23 @@ class Aberrations:
         Zernike coefficients of the pupil, in waves RMS.
     field_curvature_um : float
         By how much the focus in the corners lies above that in the centre.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite.
     """
 
     spherical_waves: float = 0.05
     coma_waves: float = 0.03
     astigmatism_waves: float = 0.03
     field_curvature_um: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not math.isfinite(value):
+                raise ValueError(f"{field.name} is {value!r}: expected a finite number")
 
     def phase_waves(self, rho: NDArray[np.float64], theta: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the wavefront over the pupil, in waves; `rho` is 1 at its edge."""
@@ -78,7 +92,7 @@ class AbbeImageFormation:
     aberrations : Aberrations
         Of the objective.
     sample_pixel_um : float
-        Spacing at which specimens are sampled, about; must resolve what the most tilted wave scatters.
+        Spacing at which specimens are sampled, about; finer where the light of an LED array needs it.
     tilt_um : tuple of float
         How much higher the focus lies at the last row and at the last column than at the first ones: a
         stage that is not level.
@@ -102,6 +116,8 @@ class AbbeImageFormation:
             raise ValueError(f"frame_shape is {frame_shape!r}: expected two integers of at least 16")
         if not (math.isfinite(sample_pixel_um) and sample_pixel_um > 0):
             raise ValueError(f"sample_pixel_um is {sample_pixel_um!r}: expected a positive, finite number")
+        if len(tilt_um) != 2 or not all(math.isfinite(one) for one in tilt_um):
+            raise ValueError(f"tilt_um is {tilt_um!r}: expected two finite numbers")
         optics, aberrations = optics or LightOptics(), aberrations or Aberrations()
         self.optics, self.aberrations, self.tilt_um = optics, aberrations, tilt_um
         self.frame_shape = (int(frame_shape[0]), int(frame_shape[1]))
@@ -114,6 +130,9 @@ class AbbeImageFormation:
         )
         pixel_um = optics.pixel_size_um / self.oversampling
         self.extent_um = (self.shape[0] * pixel_um, self.shape[1] * pixel_um)
+        # What the most tilted wave scatters into the pupil must not alias either.
+        steepest = max(_STEEPEST_NA, optics.numerical_aperture) + optics.numerical_aperture
+        sample_pixel_um = min(sample_pixel_um, optics.wavelength_um / (2.05 * steepest))
         self.sample_shape: tuple[int, int] = tuple(  # type: ignore[assignment] - two
             _nice(extent / sample_pixel_um) for extent in self.extent_um
         )
@@ -173,7 +192,14 @@ class AbbeImageFormation:
         if not math.hypot(x, y) < 1:
             raise ValueError(f"na_xy is {tuple(na_xy)!r}: expected a direction within NA 1")
         lam = self.optics.wavelength_um
-        return round(y / lam / self.step_per_um[0]), round(x / lam / self.step_per_um[1])
+        shift = round(y / lam / self.step_per_um[0]), round(x / lam / self.step_per_um[1])
+        for moved, half, n in zip(shift, self._half, self.sample_shape, strict=True):
+            if abs(moved) + half > n // 2:
+                raise ValueError(
+                    f"na_xy is {tuple(na_xy)!r}: specimens are sampled too coarsely for light that steep; "
+                    "expected a smaller sample_pixel_um"
+                )
+        return shift
 
     def _window(self, spectrum: NDArray[np.complex64], shift: tuple[int, int]) -> NDArray[np.complex64]:
         """Return what the pupil sees of a spectrum on the sample's grid, its zero frequency in the middle."""
@@ -246,14 +272,23 @@ class FieldView:
         -------
         ndarray of float32, shape (n_planes, H, W)
             1 where a single LED of weight 1 within the objective's aperture meets no specimen.
+
+        Raises
+        ------
+        ValueError
+            If a direction, height or weight is none, or light is too steep for the specimen's samples.
         """
-        directions = np.asarray(na_xy, dtype=float).reshape(-1, 2)
+        directions = np.asarray(na_xy, dtype=float)
+        if directions.ndim != 2 or directions.shape[1] != 2:
+            raise ValueError(f"na_xy has shape {directions.shape}: expected (n_leds, 2)")
         heights = np.asarray(defocus_um, dtype=float).ravel()
         if not np.isfinite(heights).all():
             raise ValueError(f"defocus_um is {heights!r}: expected finite numbers")
         light = np.ones(len(directions)) if weights is None else np.asarray(weights, dtype=float)
         if light.shape != (len(directions),):
             raise ValueError(f"weights has shape {light.shape}: expected one for each of {len(directions)}")
+        if not (np.isfinite(light).all() and (light >= 0).all()):
+            raise ValueError(f"weights is {light!r}: expected finite numbers, zero or more")
         total = np.zeros((len(heights), *self.formation.frame_shape), np.float32)
         for direction, weight in zip(directions, light, strict=True):
             if weight == 0:
@@ -270,8 +305,9 @@ class FieldView:
         """Where the field is in focus: the truth of all simulations here.
 
         The plane in which it is sharpest under half an annulus of light, as Pinkard et al. 2019 have it, from
-        frames about a micron apart with the usual noise. Spherical aberration of 0.05 waves moves it by 0.3 um, what thick
-        cells refract by as much again; so no height of the specimen can stand for it.
+        frames about a micron apart with the usual noise. Spherical aberration of 0.05 waves moves it by
+        0.3 um, what thick cells refract by as much again; so no height of the specimen can stand for it, but
+        where there is too little specimen for anything else.
         """
         optics = self.formation.optics
         angles = np.pi * (1 + np.arange(1, _FOCUS_LEDS + 1) / (_FOCUS_LEDS + 1))
@@ -280,8 +316,9 @@ class FieldView:
         light = np.full(_FOCUS_LEDS, 1 / _FOCUS_LEDS)
         frames = self.intensity(directions, heights, light)
         frames += np.random.default_rng(0).normal(0, _FOCUS_NOISE, frames.shape).astype(np.float32)
-        found = focus_of_stack(frames, heights).position_um
-        return found if math.isfinite(found) else self.specimen.centre_um
+        found = focus_of_stack(frames, heights)
+        known = math.isfinite(found.position_um) and found.reason is not Reason.FLAT
+        return found.position_um if known else self.specimen.centre_um
 
     def _planes(
         self, window: NDArray[np.complex64], heights: NDArray[np.float64]

@@ -74,12 +74,24 @@ def specimen(kind: str, seed: int | Sequence[int], grid: _Grid, **options: Any) 
     Raises
     ------
     ValueError
-        If there is no such kind.
+        If there is no such kind, or an option is no sensible number.
     """
     makers = {"cells": _cells, "tissue": _tissue, "empty": _empty}
     if kind not in makers:
         raise ValueError(f"kind is {kind!r}: expected one of {', '.join(SPECIMEN_KINDS)}")
     return makers[kind](np.random.default_rng(seed), grid, **options)
+
+
+def _check_range(name: str, value: tuple[float, float]) -> None:
+    if not (len(value) == 2 and 0 <= value[0] <= value[1] < np.inf):
+        raise ValueError(f"{name} is {value!r}: expected the lowest and the highest, zero or more")
+
+
+def _check_slices(n_slices: int, name: str, length_um: float) -> None:
+    if n_slices < 1:
+        raise ValueError(f"n_slices is {n_slices!r}: expected at least 1")
+    if not 0 < length_um < np.inf:
+        raise ValueError(f"{name} is {length_um!r}: expected a positive, finite number")
 
 
 class _Slab:
@@ -146,6 +158,9 @@ def _cells(
     spacing_um: float = 2.0,
 ) -> Specimen:
     """Cells that lie on glass: domes with internal texture and a nucleus, and some dirt."""
+    _check_range("density_per_mm2", density_per_mm2)
+    _check_range("index_difference", index_difference)
+    _check_slices(n_slices, "spacing_um", spacing_um)
     slab = _Slab(grid, (np.arange(n_slices) - (n_slices - 1) / 2) * spacing_um)
     textures = [slab.texture(rng, 0.5, 2.5) for _ in range(min(n_slices, 2))]
     slab.phase[0] += rng.uniform(0.005, 0.03) * slab.texture(rng, 0.6, 8.0, 0.5)
@@ -206,6 +221,7 @@ def _tissue(
     rng: np.random.Generator, grid: _Grid, *, thickness_um: float = 5.0, n_slices: int = 3
 ) -> Specimen:
     """A dense section: textured all over, with fibres, gaps and nuclei through its thickness."""
+    _check_slices(n_slices, "thickness_um", thickness_um)
     spacing_um = thickness_um / n_slices
     slab = _Slab(grid, (np.arange(n_slices) - (n_slices - 1) / 2) * spacing_um)
     large, base = slab.texture(rng, 6, 60, 1.0), slab.texture(rng, 0.6, 12, 1.0)
