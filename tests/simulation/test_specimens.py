@@ -50,11 +50,11 @@ def test_an_empty_field_is_empty():
 def test_cells_are_as_dense_as_asked(density):
     wide = AbbeImageFormation(LightOptics(pixel_size_um=0.6), (256, 256))
     covered = [
-        (phase_of(specimen("cells", seed, wide, density_per_mm2=(density, density)))[1] > 0.15).mean()
-        for seed in range(3)
+        (phase_of(specimen("cells", seed, wide, density_per_mm2=(density, density))).sum(axis=0) > 0.2).mean()
+        for seed in range(6)
     ]
-    # radii of 6 to 13 um, on average 284 um^2, of which the middle slice shows most
-    assert np.mean(covered) == pytest.approx(density * 284e-6, rel=0.5)
+    # radii of 6 to 13 um, on average 284 um^2
+    assert np.mean(covered) == pytest.approx(density * 284e-6, rel=0.35)
 
 
 def test_density_varies_from_specimen_to_specimen():
