@@ -158,6 +158,7 @@ def test_the_shell_focuses_with_one_line(catalog, tmp_path):
         env={"PATH": "", "HOME": str(tmp_path), "TERM": "dumb", "MPLBACKEND": "Agg"},
         timeout=90,
         encoding="utf-8",
+        use_poll=True,  # select() knows no file descriptor beyond 1023, and earlier tests may hold many
     )
     shell.expect(r"In \[1\]")
     assert "RE(focus())" in shell.before
