@@ -12,11 +12,6 @@ the two spectra is 2 z a(u) plus a constant. So the defocus, with its sign, is w
     S(z) = | sum_u C(u) / |C(u)| exp(i z 2 a(u)) |,   C = F_1 conj(F_2)
 
 is largest. The sum goes over what lies in one circle only, where no other term disturbs the phase.
-
-All these frequencies together tell which peak is the right one. Its place is then taken from the low ones
-among them: their phase is the parallax between the two frames, which neither the aberrations of the pupil's
-edge nor what thick cells refract disturb much. How well that is known is told by parts of the frame, each for
-itself: where the specimen is not thin and weak, they disagree.
 """
 
 import dataclasses
@@ -28,38 +23,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_autofocus._fft import fft, threads
-from bluesky_autofocus.defocus._checks import check_light, problem_of
+from bluesky_autofocus.defocus._checks import check_light
 from bluesky_autofocus.defocus._circles import TwoCircles
 from bluesky_autofocus.defocus._estimate import DefocusEstimate
 from bluesky_autofocus.leds import Single
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.records import Reason
+from bluesky_autofocus.sharpness import examine_frame
 
 __all__ = ["TwoLEDFilter"]
 
 _BINS = 512
 _STEP_UM = 0.25
-
-_LEAST_PX = 128
-_LEAST_COHERENCE = 0.03
-"""Height of the peak. Fields without specimen, but for the roughness of the glass, reach 0.03."""
-_LEAST_PEAK = 6.0
-"""Height of the peak over the median. It was 4.9 at most where there was none to be found: without specimen,
-or far out of range."""
-_LEAST_LEAD = 1.5
-"""Height of the peak over the next one. 1.7 at most in the same frames, where the peak was above 4.5 medians."""
-_LEAST_DIFFERENCE = 1.5
-"""Power of what differs between the frames, relative to that of the noise: 1.0 under one LED twice."""
-_LOW = 0.48
-"""Frequencies up to about this, in apertures of the objective over the wavelength, tell the place of the peak.
-With all of them the RMSE on simulated fields of 1024 px was TODO."""
-_NEAR_UM = 2.0
-"""How far from the peak of all frequencies that of the low ones may lie."""
-_SCATTER = 3.0
-"""What specimens do to the phase is not independent from patch to patch, and these overlap: the jackknife's
-figure times this held the truth within two sigma in 95 % of simulated fields."""
-_LEAST_PATCHES = 9
-"""For that figure; a frame that is cut into fewer is cut into smaller ones for it."""
 
 
 class TwoLEDFilter:
@@ -130,7 +105,7 @@ class TwoLEDFilter:
         )
         first = Single(na, angle_deg)
         self.leds: tuple[Single, Single] = (first, first.opposite)
-        self._filters: dict[int, _Filter] = {}
+        self._filters: dict[tuple[int, int], _Filter] = {}
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -175,27 +150,33 @@ class TwoLEDFilter:
             raise ValueError(
                 f"got frames of shape {[frame.shape for frame in frames]}: expected two of one shape (H, W)"
             )
-        side = min(self.patch_px, *frames[0].shape)
-        if side < _LEAST_PX:
-            raise ValueError(f"the frames are {frames[0].shape} px: expected at least {_LEAST_PX} a side")
         for frame in frames:
-            problem = problem_of(frame, self.full_scale)
+            problem = examine_frame(frame, full_scale=self.full_scale).problem
             if problem is not None:
-                return DefocusEstimate.refused(problem)
-        return self._judge(frames, side)
+                return DefocusEstimate.refused(Reason(problem))
+        curves = self.curves(*frames)
+        return self._judge(curves)
 
-    def _outputs(self, frames: Sequence[NDArray[Any]], side: int) -> "_Outputs":
-        """Return what the matched filter says of each patch."""
-        if side not in self._filters:
-            self._filters[side] = _Filter(
+    def curves(self, first: NDArray[Any], second: NDArray[Any]) -> NDArray[np.complex128]:
+        """Return the matched filter's complex output for each patch, over `positions_um`.
+
+        Returns
+        -------
+        ndarray of complex, shape (n_patches, n_positions)
+            Normalised: of magnitude 1 where all frequencies agree.
+        """
+        side = min(self.patch_px, *first.shape)
+        if side < 128:
+            raise ValueError(f"the frames are {first.shape} px: expected at least 128 x 128")
+        shape = (side, side)
+        if shape not in self._filters:
+            self._filters[shape] = _Filter(
                 (self.optics, self.second_optics), self.leds[0].na_xy, side, self.positions_um
             )
-        first, second = frames
-        return _Outputs.of(
+        filter_ = self._filters[shape]
+        return np.array(
             [
-                self._filters[side](
-                    first[where].astype(np.float32), second[where].astype(np.float32), self.camera_offset
-                )
+                filter_(first[where].astype(np.float32), second[where].astype(np.float32), self.camera_offset)
                 for where in _patches(first.shape, side)
             ]
         )
@@ -206,58 +187,49 @@ class TwoLEDFilter:
         count = round((self.range_um + 4.0) / _STEP_UM)
         return np.arange(-count, count + 1) * _STEP_UM
 
-    def _judge(self, frames: Sequence[NDArray[Any]], side: int) -> DefocusEstimate:
-        found = self._outputs(frames, side)
+    def _judge(self, curves: NDArray[np.complex128]) -> DefocusEstimate:
         positions = self.positions_um
-        total = np.abs(found.all.mean(axis=0))
+        total = np.abs(curves.mean(axis=0))
         best = int(total.argmax())
-        # the main lobe of the filter and its side lobes; other peaks lie outside
+        noise = float(np.median(total))
+        # within this the main lobe of the filter falls to nothing: other peaks lie outside
         lobe = np.abs(positions - positions[best]) < self.lobe_um
-        if found.difference < _LEAST_DIFFERENCE:
-            # a pair of opposite LEDs differs by more than noise, if there is a specimen; the same LED does not
-            alike = total[best] > _LEAST_COHERENCE
-            return DefocusEstimate.refused(Reason.UNFAMILIAR if alike else Reason.EMPTY)
-        if total[best] < max(_LEAST_COHERENCE, _LEAST_PEAK * float(np.median(total))):
+        other = float(total[~lobe].max())
+        if total[best] < _LEAST_COHERENCE or total[best] < _LEAST_PEAK * noise:
             return DefocusEstimate.refused(Reason.EMPTY)
-        if total[best] < _LEAST_LEAD * float(total[~lobe].max()):
+        if total[best] < _LEAST_LEAD * other:
             return DefocusEstimate.refused(Reason.SEVERAL_PEAKS)
-        near = np.abs(positions - positions[best]) <= _NEAR_UM
-        value, at_edge = _peak(positions[near], np.abs(found.low.mean(axis=0))[near])
-        if abs(value - self.bias_um) > self.range_um:
+        value = _vertex(positions, total, best)
+        if abs(value) > self.range_um:
             return DefocusEstimate.refused(Reason.OUT_OF_RANGE)
-        if len(found.low) < _LEAST_PATCHES:
-            found = self._outputs(frames, side // 2)
-        sigma = math.hypot(_SCATTER * _jackknife_um(positions[near], found.low[:, near]), self.bias_sigma_um)
-        if at_edge or sigma > self.optics.depth_of_field_um / 2:
+        scatter = self._scatter_um(curves, best)
+        sigma = math.hypot(scatter, self.bias_sigma_um)
+        if sigma > self.optics.depth_of_field_um / 2:
             return DefocusEstimate.refused(Reason.UNCERTAIN)
         return DefocusEstimate(value - self.bias_um, sigma)
 
     @property
     def lobe_um(self) -> float:
-        """Half width of what belongs to one peak of the filter."""
+        """Half width of the filter's main lobe: pi over the spread of its phase per micron."""
         return 2 * self.optics.depth_of_field_um
 
+    def _scatter_um(self, curves: NDArray[np.complex128], best: int) -> float:
+        """Return the uncertainty of the mean from leaving out one patch at a time (jackknife)."""
+        n = len(curves)
+        if n == 1:
+            return 0.5 * self.optics.depth_of_field_um * 0.2
+        positions = self.positions_um
+        near = slice(max(best - 8, 0), best + 9)
+        without = []
+        for index in range(n):
+            rest = np.abs(np.delete(curves, index, axis=0).mean(axis=0))[near]
+            without.append(_vertex(positions[near], rest, int(rest.argmax())))
+        return float(math.sqrt((n - 1) / n * np.sum((np.array(without) - np.mean(without)) ** 2)))
 
-@dataclasses.dataclass(frozen=True)
-class _Outputs:
-    """What the matched filter says of some patches.
 
-    Parameters
-    ----------
-    all, low : ndarray of complex, shape (n_patches, n_positions)
-        Its output, from all frequencies and from the low ones; of magnitude 1 where they agree.
-    difference : float
-        Power of the difference of the frames where a specimen scatters, relative to that of the noise.
-    """
-
-    all: NDArray[np.complex128]
-    low: NDArray[np.complex128]
-    difference: float
-
-    @classmethod
-    def of(cls, patches: Sequence[tuple[Any, Any, float, float]]) -> "_Outputs":
-        every, low, different, noise = zip(*patches, strict=True)
-        return cls(np.array(every), np.array(low), sum(different) / max(sum(noise), 1e-30))
+_LEAST_COHERENCE = 0.02
+_LEAST_PEAK = 4.0
+_LEAST_LEAD = 1.3
 
 
 class _Filter:
@@ -280,9 +252,6 @@ class _Filter:
         in_plus = (to_plus[0] < 0.97) & (to_minus[1] > 1.03)
         in_minus = (to_minus[0] < 0.97) & (to_plus[1] > 1.03)
         self._where = np.flatnonzero(in_plus | in_minus)
-        # the tenth of all frequencies that lies farthest out: noise
-        nearer = np.minimum(to_plus[1], to_minus[1])
-        self._noise = np.flatnonzero(nearer > np.quantile(nearer, 0.9))
         turned = np.where(
             in_plus, first.phase_minus + second.phase_minus, -(first.phase_plus + second.phase_plus)
         ).ravel()[self._where]
@@ -290,66 +259,32 @@ class _Filter:
         self._bin = np.minimum((turned - low) / (high - low) * _BINS, _BINS - 1).astype(np.intp)
         centres = low + (np.arange(_BINS) + 0.5) * (high - low) / _BINS
         self._rotation = np.exp(1j * np.outer(centres, positions_um))
-        # the lowest that lie in one circle only are far from the axis where the LED is near it
-        radius = optics[0].numerical_aperture / optics[0].wavelength_um
-        low_per_um = max(_LOW * radius, 1.5 * (radius - math.hypot(*na_xy) / optics[0].wavelength_um))
-        weights = np.exp(-((np.hypot(fx, fy).ravel()[self._where] / low_per_um) ** 4))
-        self._low = np.flatnonzero(weights > 0.01)
-        self._weights = weights[self._low] / weights[self._low].sum()
         k = np.sin(np.pi * (np.arange(side) + 0.5) / side) ** 2
         self._window = (k[:, None] * k).astype(np.float32)
 
     def __call__(
         self, first: NDArray[np.float32], second: NDArray[np.float32], offset: float
-    ) -> tuple[NDArray[np.complex128], NDArray[np.complex128], float, float]:
-        one, two = self._spectrum(first, offset), self._spectrum(second, offset)
-        different, noise = (_power((one - two)[where]) for where in (self._where[self._low], self._noise))
-        cross = (one * np.conj(two))[self._where]
+    ) -> NDArray[np.complex128]:
+        cross = self._spectrum(first, offset) * np.conj(self._spectrum(second, offset))
         cross /= np.abs(cross) + 1e-20
-        low = self._turned(self._bin[self._low], cross[self._low] * self._weights)
-        return self._turned(self._bin, cross / len(cross)), low, different, noise
-
-    def _turned(self, which: NDArray[np.intp], values: NDArray[Any]) -> NDArray[np.complex128]:
-        """Return the sum of values, turned back by the phase that each position would give them."""
-        gathered = np.bincount(which, values.real, _BINS) + 1j * np.bincount(which, values.imag, _BINS)
-        return gathered @ self._rotation
+        gathered = np.bincount(self._bin, cross.real, _BINS) + 1j * np.bincount(self._bin, cross.imag, _BINS)
+        return (gathered @ self._rotation) / len(self._where)
 
     def _spectrum(self, patch: NDArray[np.float32], offset: float) -> NDArray[np.complex64]:
         light = patch - np.float32(offset)
         light = (light / max(float(light.mean()), 1e-6) - 1) * self._window
-        return fft.rfft2(light, workers=threads()).ravel()
-
-
-def _power(spectrum: NDArray[np.complex64]) -> float:
-    return float(np.mean(spectrum.real**2 + spectrum.imag**2))
+        return fft.rfft2(light, workers=threads()).ravel()[self._where]
 
 
 def _patches(shape: tuple[int, ...], side: int) -> list[tuple[slice, slice]]:
-    """Return squares that are spread over a frame and overlap by about half."""
-    starts = []
-    for n in shape:
-        count = round((n - side) / (side / 2)) + 1
-        starts.append(np.linspace(0, n - side, count).astype(int) if count > 1 else [(n - side) // 2])
-    rows, columns = starts
+    """Return squares that cover a frame from its first row and column on, overlapping by half."""
+    rows, columns = (range(0, n - side + 1, max(side // 2, 1)) for n in shape)
     return [(slice(y, y + side), slice(x, x + side)) for y in rows for x in columns]
 
 
-def _peak(positions: NDArray[Any], values: NDArray[Any]) -> tuple[float, bool]:
-    """Return where the parabola through the largest value and its neighbours has its vertex.
-
-    And whether the largest value is the first or the last one, so that there is no such parabola.
-    """
-    best = int(values.argmax())
+def _vertex(positions: NDArray[Any], values: NDArray[Any], best: int) -> float:
+    """Return where the parabola through the largest value and its neighbours has its vertex."""
     if not 0 < best < len(values) - 1:
-        return float(positions[best]), True
+        return float(positions[best])
     a, b, c = values[best - 1 : best + 2]
-    step = positions[1] - positions[0]
-    return float(positions[best] + step * 0.5 * (a - c) / min(a - 2 * b + c, -1e-12)), False
-
-
-def _jackknife_um(positions: NDArray[Any], curves: NDArray[np.complex128]) -> float:
-    """Return the uncertainty of the peak's position, from leaving out one patch at a time."""
-    n = len(curves)
-    rest = np.abs(curves.sum(axis=0) - curves)
-    without = np.array([_peak(positions, one)[0] for one in rest])
-    return math.sqrt((n - 1) / n * float(np.sum((without - without.mean()) ** 2)))
+    return float(positions[best] + (positions[1] - positions[0]) * 0.5 * (a - c) / min(a - 2 * b + c, -1e-12))
