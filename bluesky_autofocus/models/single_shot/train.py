@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bluesky_autofocus.leds import Single
+from bluesky_autofocus.models._training import import_keras
 from bluesky_autofocus.models.card import FeatureRecord, ModelCard, ModelInputs, TrainingRecord
 from bluesky_autofocus.models.single_shot._model import ARCHITECTURE, OUTPUT_SCALE_UM, SingleShotModel
 from bluesky_autofocus.models.single_shot.features import ContourFeatures
@@ -195,9 +196,7 @@ def _train_network(
     progress: Callable[[int], None],
 ) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """Return weights and biases of the layers of one network."""
-    import keras
-    import tensorflow as tf
-
+    keras, tf = import_keras()
     keras.utils.set_random_seed(seed)
     n, patches, bins = powers.shape
     inputs = keras.Input((bins + 1,))
