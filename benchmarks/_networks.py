@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bluesky_autofocus.models._dense import DenseNetwork, dense_arrays
 from bluesky_autofocus.models._training import import_keras
 from bluesky_autofocus.models.single_shot.features import ContourFeatures
-from training.fields import OPTICS
+from bluesky_autofocus.training.fields import OPTICS
 
 DOF_UM = OPTICS.depth_of_field_um
 RANGE_UM = 30.0
@@ -213,7 +213,7 @@ class Frames:
 
     @classmethod
     def of(cls, found: dict[str, NDArray[Any]], name: str, which: Any, pattern: int = 0) -> "Frames":
-        """Take some fields of what `training.fields.fields` gave; powers become vectors."""
+        """Take some fields of what `bluesky_autofocus.training.fields` gave; powers become vectors."""
         chosen = np.arange(len(found["defocus_um"]))[which]
         defocus = np.asarray(found["defocus_um"][chosen])
         near = np.abs(defocus) <= RANGE_UM

@@ -17,8 +17,8 @@ from bluesky_autofocus.models.single_shot import SingleShotModel, make_features
 from bluesky_autofocus.models.single_shot.published import PublishedModel, PublishedOptions, train_published
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.simulation import AbbeImageFormation, specimen
-from training.fields import ABERRATIONS, LED_NA, OPTICS, TWO_LED, Recipe, fields
-from training.recipes import CALIBRATION, TEST, TRAINING
+from bluesky_autofocus.training.fields import ABERRATIONS, LED_NA, OPTICS, TWO_LED, Recipe, fields
+from bluesky_autofocus.training.recipes import CALIBRATION, TEST, TRAINING
 
 SEED = 0
 DOF_UM = OPTICS.depth_of_field_um

@@ -29,7 +29,7 @@ from bluesky_autofocus._fft import fft
 from bluesky_autofocus.models.single_shot.features import StripFeatures
 from bluesky_autofocus.models.single_shot.understanding import illumination_study_picture
 from bluesky_autofocus.simulation import AbbeImageFormation, LightCamera, specimen
-from training.fields import ABERRATIONS, CACHE, OPTICS, Recipe
+from bluesky_autofocus.training.fields import ABERRATIONS, CACHE, OPTICS, Recipe
 
 SEED = 0
 SEEDS = (0, 1)
@@ -139,7 +139,7 @@ def features_of(name: str, **options: Any) -> StripFeatures:
 def intensities(
     recipe: Recipe, seed: int, leds: Iterable[LED]
 ) -> tuple[dict[LED, NDArray[np.float32]], NDArray[np.float64], LightCamera]:
-    """Simulate a field as `training.fields` does, without the camera's noise.
+    """Simulate a field as `bluesky_autofocus.training` does, without the camera's noise.
 
     Returns
     -------

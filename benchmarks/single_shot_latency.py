@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks._results import Figures, figure, run
 from bluesky_autofocus.models.single_shot import SingleShotModel, make_features
 from bluesky_autofocus.simulation import AbbeImageFormation, LightCamera, specimen
-from training.fields import LED_NA, OPTICS
+from bluesky_autofocus.training.fields import LED_NA, OPTICS
 
 SEED = 0
 

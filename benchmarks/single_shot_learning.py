@@ -19,8 +19,8 @@ from benchmarks._networks import CONTOURS, DOF_UM, PUBLISHED, Frames, Settings, 
 from benchmarks._results import Figures, figure, run
 from bluesky_autofocus.defocus.ground_truth import focus_of_stack
 from bluesky_autofocus.leds import parse_pattern, quasi_dome
-from training.fields import CACHE, OPTICS, Recipe, field_frames, fields, seconds_of
-from training.recipes import TRAINING
+from bluesky_autofocus.training.fields import CACHE, OPTICS, Recipe, field_frames, fields, seconds_of
+from bluesky_autofocus.training.recipes import TRAINING
 
 SEED = 0
 RECIPES: dict[str, tuple[str, Settings]] = {
@@ -321,11 +321,11 @@ def draw(rows: list[dict[str, Any]], cells: dict[str, NDArray[Any]], labels: dic
 
     names = ["cells", "cells, then tissue", "cells, then both", "both from the start"]
     _bars(general, rows, "generalisation", names, ("cells", "tissue"))
-    general.set(yscale="log", title="trained on ... (the paper's code: 1.36 cells; tissue 18.2, then 1.75)")
+    general.set(yscale="log", title="trained on ... (paper: 1.36, tissue 18.2, then 1.75)")
     _bars(variety, rows, "variety", ["varied", "uniform"], ("cells", "uniform"))
     variety.set(title="density and exposure of the training fields", ylim=(0, None))
     names = ["truth", *LABELS[::2]]
-    _bars(truth, rows, "ground truth", names, ("cells",))
+    _bars(truth, rows, "ground truth", names, ("cells",), legend="upper right")
     truth.set(title="labels from stacks of ... light", ylim=(0, None))
     inset = truth.inset_axes((0.08, 0.5, 0.4, 0.42))
     for index in (0, 2, 4):
@@ -339,7 +339,12 @@ def draw(rows: list[dict[str, Any]], cells: dict[str, NDArray[Any]], labels: dic
 
 
 def _bars(
-    axes: Any, rows: list[dict[str, Any]], study: str, names: list[str], tested: tuple[str, ...]
+    axes: Any,
+    rows: list[dict[str, Any]],
+    study: str,
+    names: list[str],
+    tested: tuple[str, ...],
+    legend: str = "best",
 ) -> None:
     place = np.arange(len(names))
     sets = [(recipe, kind) for recipe in RECIPES for kind in tested]
@@ -354,7 +359,7 @@ def _bars(
         axes.bar_label(bars, fmt="%.2g", fontsize=7)
     axes.set_xticks(place, names, fontsize="small")
     axes.set_ylabel("RMSE (um)")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc=legend)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from benchmarks._results import RESULTS, Figures, figure, run
 from bluesky_autofocus.defocus import TwoCircles
 from bluesky_autofocus.models.single_shot.features import StripFeatures
 from bluesky_autofocus.models.single_shot.understanding import saliency, saliency_picture
-from training.fields import CACHE, LED_NA, OPTICS, Recipe, fields, seconds_of
-from training.recipes import TRAINING
+from bluesky_autofocus.training.fields import CACHE, LED_NA, OPTICS, Recipe, fields, seconds_of
+from bluesky_autofocus.training.recipes import TRAINING
 
 SEED = 0
 FEATURES = StripFeatures(OPTICS, (LED_NA, 0.0), 512)

@@ -13,11 +13,10 @@ ROOT = Path(__file__).parent.parent
 
 @pytest.fixture
 def fields(monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(ROOT))
-    import training.fields
+    from bluesky_autofocus.training import fields
 
-    monkeypatch.setattr(training.fields, "CACHE", tmp_path)
-    return training.fields
+    monkeypatch.setattr(fields, "CACHE", tmp_path)
+    return fields
 
 
 def test_fields_are_the_same_whenever_they_are_made_and_are_made_once(fields, tmp_path):
@@ -49,7 +48,7 @@ def test_fields_are_the_same_whenever_they_are_made_and_are_made_once(fields, tm
 
 def test_no_field_is_in_two_sets(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
-    from training.recipes import CALIBRATION, TEST, TRAINING
+    from bluesky_autofocus.training.recipes import CALIBRATION, TEST, TRAINING
 
     seen: dict[str, set[int]] = {}
     for recipe in (*TRAINING, *CALIBRATION, *TEST):
@@ -60,7 +59,7 @@ def test_no_field_is_in_two_sets(monkeypatch):
 
 def test_the_shipped_weights_say_where_they_come_from_and_are_small(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT))
-    from training.recipes import TRAINING
+    from bluesky_autofocus.training.recipes import TRAINING
 
     card = SingleShotModel.load().card
     assert card.training.seed == 0

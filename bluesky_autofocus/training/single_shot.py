@@ -1,4 +1,4 @@
-"""Train the single-shot weights that the package ships: ``python -m training.single_shot``.
+"""Train the single-shot weights that the package ships: ``python -m bluesky_autofocus.training.single_shot``.
 
 Simulates what is not in the cache yet, trains on the CPU, calibrates on whole frames of other fields, and
 writes the weights with their card beside the model's code.
@@ -17,8 +17,8 @@ import bluesky_autofocus.models.single_shot as package
 from bluesky_autofocus.models.single_shot._model import SHIPPED, SingleShotModel
 from bluesky_autofocus.models.single_shot.features import ContourFeatures
 from bluesky_autofocus.models.single_shot.train import TrainingOptions, train_default
-from training.fields import LED_NA, OPTICS, Recipe, fields, seconds_of
-from training.recipes import CALIBRATION, TRAINING
+from bluesky_autofocus.training.fields import LED_NA, OPTICS, Recipe, fields, seconds_of
+from bluesky_autofocus.training.recipes import CALIBRATION, TRAINING
 
 FEATURES = ContourFeatures(OPTICS, (LED_NA, 0.0), 512)
 PATCHES = 16
@@ -99,7 +99,9 @@ def train(options: TrainingOptions, *, repeats: int = 6, show: bool = True) -> S
 
 def main() -> None:
     """Run the script."""
-    parser = argparse.ArgumentParser(prog="python -m training.single_shot", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m bluesky_autofocus.training.single_shot", description=__doc__
+    )
     default = TrainingOptions()
     for field in dataclasses.fields(TrainingOptions):
         parser.add_argument(

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from bluesky_autofocus.defocus import TwoLEDFilter
@@ -29,7 +30,7 @@ OPTICS = LightOptics()
 ABERRATIONS = Aberrations()
 LED_NA = 0.4
 TWO_LED = "two_led"
-CACHE = Path(os.environ.get("BLUESKY_AUTOFOCUS_CACHE", Path(__file__).parents[1] / "benchmarks" / ".cache"))
+CACHE = Path(os.environ.get("BLUESKY_AUTOFOCUS_CACHE") or user_cache_path("bluesky-autofocus"))
 
 
 @dataclasses.dataclass(frozen=True)

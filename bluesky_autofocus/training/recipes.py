@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from training.fields import LED_NA, TWO_LED, Recipe
+from bluesky_autofocus.training.fields import LED_NA, TWO_LED, Recipe
 
 __all__ = ["CALIBRATION", "TEST", "TRAINING"]
 
