@@ -123,10 +123,10 @@ def focus_by_correction(
         yield from operation.check(start_um, start_um)
     lighting = yield from lighting_of(leds)
 
-    def measure() -> MsgGenerator[Exposure]:
+    def measure(imagined_um: float, at_um: float) -> MsgGenerator[Exposure]:
         for pattern in analysis.leds:
             yield from lighting.show(pattern)
-            exposure = yield from operation.expose(Reading("", 0.0, 0.0, "um"), start_um)
+            exposure = yield from operation.expose(Reading("", imagined_um, 0.0, "um"), at_um)
             if not exposure.reading.accepted and exposure.reading.reason is not Reason.INCOMPLETE:
                 break  # the other frame would not help
         return operation.exposures[-1]
@@ -134,13 +134,15 @@ def focus_by_correction(
     def conclude() -> MsgGenerator[Conclusion]:
         yield from bps.checkpoint()
         before: Estimate | None = None
+        followed = False
+        at_um, expected_um = start_um, 0.0
         while True:
-            exposure = yield from measure()
+            exposure = yield from measure(expected_um, at_um)
             reading = exposure.reading
             if not reading.accepted:
                 return Conclusion(reading.reason)
             now = Estimate(exposure.position_um - axis_sign * reading.value, reading.value, reading.sigma)
-            conclusion = criteria.conclude(now, before)
+            conclusion = criteria.conclude(now, before, expected_um)
             focus_um = now.focus_um
             if conclusion is not None:
                 if not conclusion.found:
@@ -150,10 +152,18 @@ def focus_by_correction(
                 return Conclusion(Reason.NOT_CONVERGED if verify else Reason.UNCERTAIN)
             if not (yield from reaches(focus_um)):
                 return Conclusion(Reason.OUT_OF_REACH)
-            yield from operation.travel.to(focus_um)
             if conclusion is not None:
+                yield from operation.travel.to(focus_um)
                 return conclusion
-            before = now
+            followed = followed or (before is not None and criteria.follows(now, before, expected_um))
+            for at_um in criteria.look_from(now, exposure.position_um, followed, approach.direction):
+                if (yield from reaches(at_um)):
+                    break
+            else:
+                return Conclusion(Reason.OUT_OF_REACH)
+            yield from operation.travel.to(at_um)
+            # by where it was sent, not by where it says it is: one that is stuck does not follow either
+            before, expected_um = now, axis_sign * (at_um - focus_um)
 
     def reaches(position_um: float) -> MsgGenerator[bool]:
         if not reach_um[0] <= position_um <= reach_um[1]:

@@ -14,6 +14,9 @@ SURE = 3.0
 NEAR_ENOUGH = 0.25
 """Part of a depth of field within which an image is in focus, however precisely its defocus is known."""
 
+LEAST_NUDGE_UM = 1.0
+"""How far aside a frame is taken at least, where the depth of field is not told."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
@@ -32,8 +35,47 @@ class Criteria:
     accept_um: float | None
     depth_of_field_um: float | None
 
-    def conclude(self, now: Estimate, before: Estimate | None) -> Conclusion | None:
-        """Return what follows from an estimate and the one that led to it; None: correct, and look again."""
+    def look_from(self, now: Estimate, at_um: float, followed: bool, direction: int = 1) -> tuple[float, ...]:
+        """Return where the next frame is to be taken: the first of these positions that can be reached.
+
+        It is the focus, unless that is hardly anywhere else than the frame before: what was said there would
+        be said again, right or wrong, of a blurred frame too. Then it is aside of both.
+
+        Parameters
+        ----------
+        now : Estimate
+            From the newest frame.
+        at_um : float
+            Where that was taken.
+        followed : bool
+            Whether any estimate has followed the axis before, as `follows` tells: then this one may be
+            believed to do so.
+        direction : int
+            In which positions are approached: the focus is then reached from the better side.
+        """
+        accepted_um = self._accepted_um(now.sigma_um)
+        elsewhere = abs(now.defocus_um) > max(accepted_um, self.depth_of_field_um or 0.0)
+        if elsewhere or followed or not self.verify:
+            return (now.focus_um,)
+        # twice what is accepted: an answer that does not change is never taken for one that does
+        nudge_um = max(self.depth_of_field_um or LEAST_NUDGE_UM, 2 * accepted_um)
+        below, above = min(now.focus_um, at_um) - nudge_um, max(now.focus_um, at_um) + nudge_um
+        return (below, above) if direction > 0 else (above, below)
+
+    def follows(self, now: Estimate, before: Estimate, expected_um: float = 0.0) -> bool:
+        """Return whether an estimate changed by more than half of what the axis was moved."""
+        return abs(now.defocus_um - expected_um) < abs(before.defocus_um - expected_um) / 2
+
+    def conclude(self, now: Estimate, before: Estimate | None, expected_um: float = 0.0) -> Conclusion | None:
+        """Return what follows from an estimate and the one that led to it; None: correct, and look again.
+
+        Parameters
+        ----------
+        now, before : Estimate
+            From the newest frame and the one before, if there was one.
+        expected_um : float
+            What the defocus of the newest should be by the one before: not zero where it was taken aside.
+        """
         if not (math.isfinite(now.focus_um) and math.isfinite(now.sigma_um)):
             return Conclusion(Reason.UNCERTAIN)
         if not self.verify:
@@ -41,10 +83,12 @@ class Criteria:
             return certain if certain.found else None
         if before is None:
             return None
-        if abs(now.defocus_um) <= self._accepted_um(now.sigma_um):
+        off_um = abs(now.defocus_um - expected_um)
+        follows = expected_um == 0 or self.follows(now, before, expected_um)
+        if follows and off_um <= self._accepted_um(now.sigma_um):
             return self._certain(*_mean(before, now))
-        surprising = abs(now.defocus_um) > SURE * math.hypot(now.sigma_um, before.sigma_um)
-        if surprising and abs(now.defocus_um) >= abs(before.defocus_um):
+        surprising = off_um > SURE * math.hypot(now.sigma_um, before.sigma_um)
+        if surprising and off_um >= max(abs(before.defocus_um), abs(expected_um) / 2):
             return Conclusion(Reason.WORSE_AFTERWARDS)
         return None
 

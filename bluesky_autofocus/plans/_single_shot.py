@@ -48,6 +48,13 @@ def single_shot_focus(
     further from focus than its uncertainty allows, it corrects again, as far as the budget goes. Whatever the
     outcome, the light shows in the end what it showed before.
 
+    A second frame from nearly the same place would tell nothing: a model that answers 0 to whatever it does
+    not know would answer 0 again. So where the first correction is no larger than the depth of field, or than
+    what `accept_um` allows, the axis is not sent to focus but aside of it, by a depth of field (1 um where
+    that is not given) or by twice what is allowed, whichever is more: to the side from which positions are
+    approached, or to the other one where that is out of reach. The second frame has to show that defocus, and
+    the axis goes to focus from there. It costs no exposure.
+
     Parameters
     ----------
     detectors : sequence of Readable
@@ -63,12 +70,13 @@ def single_shot_focus(
     budget : int
         Most exposures to spend, the verifying ones included.
     verify : bool
-        Expose again after each move, and believe what two frames agree on. Without it the first prediction
-        is believed whose uncertainty is small enough.
+        Expose again after each move, and believe what two frames agree on that were not taken at the same
+        place. Without it the first prediction is believed whose uncertainty is small enough.
     accept_um : float, optional
-        Largest defocus at which the verifying frame counts as in focus. By default three standard
-        uncertainties of that frame, since less cannot be told from none, or a quarter of a depth of field
-        where that is more, since nobody would see it.
+        Largest defocus at which the verifying frame counts as in focus; where it is taken aside, the
+        largest difference from what it should show there. By default three standard uncertainties of that
+        frame, since less cannot be told from none, or a quarter of a depth of field where that is more, since
+        nobody would see it.
     depth_of_field_um : float, optional
         Where it is given, a focus is only believed if three standard uncertainties fit into it.
     axis_sign : int
@@ -96,10 +104,11 @@ def single_shot_focus(
         Where the focus is and the axis now stands: the mean of what the last two frames say, weighted. Its
         uncertainty is not taken to be reduced by that: the errors of both have one cause, the specimen. Or
         ``found=False`` with the axis back where it was, for the reason of a frame that was refused, or
-        ``OUT_OF_REACH``: the correction would leave the travel range or the limits of the axis;
-        ``WORSE_AFTERWARDS``: the verifying frame is at least as far from focus as the one before, and their
-        uncertainties do not account for it; ``NOT_CONVERGED``: the budget is spent; ``UNCERTAIN``: three
-        standard uncertainties exceed the depth of field, or none was stated.
+        ``OUT_OF_REACH``: the correction, or the way aside, would leave the travel range or the limits of
+        the axis; ``WORSE_AFTERWARDS``: the verifying frame is at least as far from focus as the one before,
+        or does not show that it was taken aside, and their uncertainties do not account for it;
+        ``NOT_CONVERGED``: the budget is spent; ``UNCERTAIN``: three standard uncertainties exceed the depth
+        of field, or none was stated.
         With a fallback, its verdict; both are recorded, and each counts its own exposures.
 
     Raises

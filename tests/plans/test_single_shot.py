@@ -1,7 +1,10 @@
+import itertools
 import json
 import math
+from functools import partial
 
 import pytest
+from bluesky import preprocessors as bpp
 from bluesky.simulators import summarize_plan
 from bluesky.utils import FailedStatus
 from ophyd.status import DeviceStatus
@@ -22,6 +25,11 @@ from bluesky_autofocus.records import Reason
 from bluesky_autofocus.simulation.motion import AxisMechanics
 
 LED = Single(0.4, 0.0)
+
+
+def throwing(message):
+    yield from ()
+    raise RuntimeError(f"thrown in place of {message.command}")
 
 
 def focus(bench, measuring, **options):
@@ -175,6 +183,141 @@ class TestNotFound:
     def test_uncertain(self, bench, single_shot, as_before, run, verify):
         analysis = single_shot(sigma_um=1.0)
         as_before(bench, run(focus(bench, analysis, depth_of_field_um=2.7, verify=verify)), "uncertain")
+
+
+class TestNearFocus:
+    """A second frame from where the first one was taken tells nothing: it is taken aside."""
+
+    @pytest.fixture
+    def near(self, make_light_bench):
+        def near(defocus_um, **options):
+            return make_light_bench(start_um=7.3 + defocus_um, **options)
+
+        return near
+
+    @pytest.mark.parametrize("options", [{}, {"depth_of_field_um": 2.7}, {"accept_um": 2.0}])
+    @pytest.mark.parametrize("blur_um", [-20.0, 0.0, 1.5])
+    @pytest.mark.parametrize("sigma_um", [0.1, 0.3])
+    def test_an_answer_that_never_changes(
+        self, near, single_shot, as_before, run, options, blur_um, sigma_um
+    ):
+        """As a model may give to whatever it has never seen."""
+        for says in (0.0, 0.2, -0.2):
+            bench = near(blur_um)
+            analysis = single_shot(lambda _, says=says: says, sigma_um=sigma_um)
+            verdict = run(focus(bench, analysis, budget=9, **options))
+            assert (verdict.found, str(verdict.reason)) == (False, "worse_afterwards")
+            assert bench.axis.position == bench.start_um
+            assert bench.leds.pattern.get() == bench.before
+
+    @pytest.mark.parametrize("sigma_um", [0.0, 1.0])
+    def test_however_sure_it_is(self, near, single_shot, as_before, run, sigma_um):
+        """One micron aside is nothing to a model that is not sure, and it is not enough to be found."""
+        bench = near(-20.0)
+        verdict = run(focus(bench, single_shot(lambda _: 0.0, sigma_um=sigma_um), budget=9))
+        as_before(bench, verdict, "worse_afterwards")
+
+    @pytest.mark.parametrize("options", [{}, {"depth_of_field_um": 2.7}, {"accept_um": 2.0}])
+    @pytest.mark.parametrize("defocus_um", [0.0, 0.1, -0.1, 1.9, -2.6, 2.6, 2.8])
+    @pytest.mark.parametrize("axis_sign", [1, -1])
+    def test_a_true_answer_takes_as_many_exposures(
+        self, near, single_shot, run, options, defocus_um, axis_sign
+    ):
+        bench = near(defocus_um)
+        analysis = single_shot(lambda truth_um: axis_sign * truth_um)
+        verdict = run(focus(bench, analysis, axis_sign=axis_sign, **options))
+        assert (verdict.found, verdict.exposures) == (True, 2)
+        assert bench.axis.position == verdict.position_um == pytest.approx(bench.focus_um, abs=1e-3)
+
+    @pytest.mark.parametrize(
+        ("defocus_um", "options", "at_um"),
+        [
+            (0.5, {"depth_of_field_um": 2.7}, 7.3 - 2.7),
+            (-0.5, {"depth_of_field_um": 2.7}, 6.8 - 2.7),
+            (-0.5, {"depth_of_field_um": 2.7, "approach": Approach(-1)}, 7.3 + 2.7),
+            (0.5, {"depth_of_field_um": 2.7, "travel_um": (5.0, 20.0)}, 7.8 + 2.7),
+            (0.2, {}, 6.3),
+            (0.2, {"accept_um": 2.0}, 3.3),
+            (3.0, {"depth_of_field_um": 2.7}, 7.3),
+            (0.4, {}, 7.3),
+        ],
+    )
+    def test_where_it_looks(self, near, single_shot, documents, run, defocus_um, options, at_um):
+        bench = near(defocus_um)
+        assert run(focus(bench, single_shot(), **options)).found
+        exposures = documents.events("focus_single_shot")
+        assert [event["z"] for event in exposures] == pytest.approx([7.3 + defocus_um, at_um], abs=1e-3)
+
+    def test_within_the_limits_of_the_axis(self, near, single_shot, documents, run):
+        bench = near(0.5, limits=(6.0, 30.0))
+        verdict = run(focus(bench, single_shot(), depth_of_field_um=2.7))
+        assert verdict.found and bench.axis.position == pytest.approx(7.3, abs=1e-3)
+        assert documents.events("focus_single_shot")[1]["z"] == pytest.approx(10.5, abs=1e-3)
+
+    @pytest.mark.parametrize("options", [{"travel_um": (5.0, 10.0)}, {}])
+    def test_no_room(self, near, single_shot, as_before, run, options):
+        bench = near(0.5) if options else near(0.5, limits=(5.0, 10.0))
+        verdict = run(focus(bench, single_shot(), depth_of_field_um=2.7, **options))
+        assert bench.moves.calls == 0
+        as_before(bench, verdict, "out_of_reach")
+
+    def test_an_answer_that_falls_short_is_looked_at_again(self, near, single_shot, documents, run):
+        """Aside it follows well enough to be believed at the next look, which is at the focus."""
+        bench = near(1.0)
+        verdict = run(focus(bench, single_shot(lambda truth_um: 0.7 * truth_um), depth_of_field_um=2.7))
+        assert (verdict.found, verdict.exposures) == (True, 3)
+        assert verdict.position_um == pytest.approx(bench.focus_um, abs=0.7)
+
+    def test_an_axis_that_is_stuck(self, near, single_shot, as_before, run):
+        """It says that it arrived, and the frames say that it did not."""
+        bench = near(0.0)
+        frame = bench.frame
+        bench.camera.render = lambda: frame(bench.start_um)
+        verdict = run(focus(bench, single_shot(), depth_of_field_um=2.7))
+        as_before(bench, verdict, "worse_afterwards")
+
+    @pytest.mark.parametrize("what", ["camera", "axis"])
+    @pytest.mark.parametrize("at", [0, 1])
+    def test_all_is_put_back_when_it_fails_aside(self, near, single_shot, run, what, at):
+        def fails():
+            raise OSError("no answer")
+
+        bench = near(0.5)
+        failing = bench.triggers if what == "camera" else bench.moves
+        failing.fails_at, failing.fails_with = at, fails
+        with pytest.raises(OSError, match="no answer"):
+            run(focus(bench, single_shot(), depth_of_field_um=2.7))
+        assert bench.axis.position == bench.start_um
+        assert bench.leds.pattern.get() == bench.before
+
+    def test_an_exception_at_every_message(self, near, single_shot, messages, run):
+        bench = near(0.5)
+        make = partial(focus, bench, single_shot(), depth_of_field_um=2.7, approach=Approach(overshoot_um=1))
+        assert run(make()).found
+        count = len(messages) - 2  # open_run, close_run
+        for index in range(count):
+            bench.axis.set(bench.start_um).wait(1)
+            seen = itertools.count()
+
+            def instead(message, seen=seen, index=index):
+                return (throwing(message) if next(seen) == index else None), None
+
+            with pytest.raises(RuntimeError, match="thrown in place"):
+                run(bpp.plan_mutator(make(), instead))
+            assert bench.axis.position == pytest.approx(bench.start_um, abs=1e-9), index
+            assert bench.leds.pattern.get() == bench.before, index
+            assert not bench.pending, index
+
+    def test_without_a_look(self, near, single_shot, run):
+        bench = near(0.5)
+        verdict = run(focus(bench, single_shot(), verify=False, budget=1, depth_of_field_um=2.7))
+        assert (verdict.found, verdict.exposures, bench.moves.calls) == (True, 1, 1)
+
+    def test_a_dry_run(self, bench, single_shot):
+        plan = focus(bench, single_shot(), depth_of_field_um=2.7)
+        of_axis = [message for message in plan if message.obj is bench.axis]
+        assert [message.args[0] for message in of_axis if message.command == "set"] == [-2.7, 0.0]
+        assert bench.moves.calls == 0
 
 
 class TestErrors:
@@ -384,10 +527,10 @@ class TestAsAPlan:
 class TestCriteria:
     """What follows from two estimates, without anything that moves."""
 
-    def conclude(self, before, now, **options):
+    def conclude(self, before, now, aside_um=0.0, **options):
         criteria = Criteria(**{"verify": True, "accept_um": None, "depth_of_field_um": None, **options})
         made = [None if one is None else Estimate(-one[0], *one) for one in (now, before)]
-        conclusion = criteria.conclude(*made)
+        conclusion = criteria.conclude(*made, aside_um)
         return "again" if conclusion is None else str(conclusion.reason)
 
     @pytest.mark.parametrize(
@@ -412,6 +555,31 @@ class TestCriteria:
         assert self.conclude((10, 0.1), (0.6, 0.1), depth_of_field_um=2.7) == "found"
         assert self.conclude((10, 0.1), (0.7, 0.1), depth_of_field_um=2.7) == "again"
         assert self.conclude((10, 1.0), (0.6, 1.0), depth_of_field_um=2.7) == "uncertain"
+
+    @pytest.mark.parametrize(
+        ("before", "now", "expected"),
+        [
+            ((0.0, 0.1), (2.7, 0.1), "found"),
+            ((0.0, 0.1), (3.3, 0.1), "found"),
+            ((0.0, 0.1), (3.5, 0.1), "again"),
+            ((0.0, 0.1), (0.0, 0.1), "worse_afterwards"),
+            ((0.5, 0.1), (0.5, 0.1), "worse_afterwards"),
+            ((0.0, 0.1), (1.4, 0.1), "again"),
+            ((0.0, 0.1), (-2.7, 0.1), "worse_afterwards"),
+            ((0.0, 0.9), (0.0, 0.9), "again"),
+        ],
+    )
+    def test_aside(self, before, now, expected):
+        assert self.conclude(before, now, aside_um=2.7, depth_of_field_um=2.7) == expected
+
+    def test_where_to_look_next(self):
+        criteria = Criteria(True, None, 2.0)
+        assert criteria.look_from(Estimate(5.0, 3.0, 0.1), 8.0, False) == (5.0,)
+        assert criteria.look_from(Estimate(5.0, 1.0, 0.1), 6.0, False) == (3.0, 8.0)
+        assert criteria.look_from(Estimate(5.0, 1.0, 0.1), 6.0, False, -1) == (8.0, 3.0)
+        assert criteria.look_from(Estimate(5.0, 1.0, 0.5), 6.0, False) == (2.0, 9.0)
+        assert criteria.look_from(Estimate(5.0, 1.0, 0.1), 6.0, True) == (5.0,)
+        assert Criteria(False, None, 2.0).look_from(Estimate(5.0, 1.0, 0.1), 6.0, False) == (5.0,)
 
     def test_without_a_look(self):
         assert self.conclude(None, (10, 0.1), verify=False) == "found"

@@ -35,6 +35,26 @@ def test_without_a_look(light_bench, two_led, run):
     assert (verdict.found, verdict.exposures) == (True, 2)
 
 
+@pytest.mark.parametrize("defocus_um", [0.0, 0.6, -1.9])
+def test_near_focus_it_looks_aside(make_light_bench, two_led, documents, run, defocus_um):
+    bench = make_light_bench(start_um=7.3 + defocus_um)
+    verdict = run(focus(bench, two_led(), depth_of_field_um=2.7, budget=4))
+    assert (verdict.found, verdict.exposures) == (True, 4)
+    assert bench.axis.position == verdict.position_um == pytest.approx(bench.focus_um, abs=1e-3)
+    exposures = documents.events("focus_two_led")
+    aside_um = min(7.3 + defocus_um, 7.3) - 2.7
+    expected = [bench.start_um, bench.start_um, aside_um, aside_um]
+    assert [event["z"] for event in exposures] == pytest.approx(expected, abs=1e-3)
+    assert [event["leds"] for event in exposures] == 2 * LEDS
+
+
+def test_one_led_twice_is_not_in_focus(light_bench, two_led, run):
+    """Two frames under one LED say 0 um wherever they are taken."""
+    verdict = run(focus(light_bench, two_led(lambda _: 0.0), depth_of_field_um=2.7))
+    assert (verdict.reason, verdict.exposures) == ("worse_afterwards", 4)
+    assert light_bench.axis.position == light_bench.start_um
+
+
 def test_the_budget_counts_exposures(light_bench, two_led, run):
     with pytest.raises(ValueError, match="at least 4 exposures for 'two_led' with verify, got 3"):
         run(focus(light_bench, two_led(), budget=3))
