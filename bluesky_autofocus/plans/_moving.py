@@ -99,6 +99,7 @@ class Travel:
         self.approach = approach
         self.start_um = start_um
         self._at_um = start_um
+        self._taken_up = False
         self._under_way: Status | None = None
         self.moved = False
 
@@ -121,10 +122,17 @@ class Travel:
                 f"{self.low_um} .. {self.high_um} um of this operation"
             )
         turn_um = self._turning_point_um(target_um)
-        comes_from_the_declared_side = (turn_um - self._at_um) * self.approach.direction >= 0
-        if self.approach.overshoot_um and not comes_from_the_declared_side:
-            yield from self._move(turn_um)
+        # once the lost motion is taken up, going on in the same direction keeps it so
+        least_um = target_um if self._taken_up else turn_um
+        comes_from_the_declared_side = (least_um - self._at_um) * self.approach.direction >= 0
+        if not comes_from_the_declared_side:
+            self._taken_up = False
+            if self.approach.overshoot_um:
+                yield from self._move(turn_um)
+                self._at_um = turn_um
         yield from self._move(target_um)
+        gone_um = (target_um - self._at_um) * self.approach.direction
+        self._taken_up = self._taken_up or gone_um >= self.approach.overshoot_um > 0
         self._at_um = target_um
         if self.approach.settle_s:
             yield from bps.sleep(self.approach.settle_s)
@@ -145,7 +153,8 @@ class Travel:
         """Stop whatever motion is under way and return to where the operation started."""
         with contextlib.suppress(FailedStatus):  # the move that is stopped may say that it failed
             yield from bps.wait_for([self._stop])
-        self._at_um = math.nan  # stopped somewhere: the side it was approached from is unknown
+        # stopped somewhere: the side it was approached from is unknown
+        self._at_um, self._taken_up = math.nan, False
         yield from self.to(self.start_um)
 
     async def _stop(self) -> None:
