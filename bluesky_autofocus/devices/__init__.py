@@ -3,6 +3,7 @@
 from bluesky_autofocus.devices._axis import SimulatedAxis
 from bluesky_autofocus.devices._camera import Camera, FrameError, SimulatedCamera
 from bluesky_autofocus.devices._leds import CalibrationError, LEDArray, SimulatedLEDArray
+from bluesky_autofocus.devices._live_cells import SimulatedLiveCellMicroscope
 from bluesky_autofocus.devices._microscope import Objective, SimulatedMicroscope
 from bluesky_autofocus.devices._replay import ReplayedAxis, replayed_instrument
 from bluesky_autofocus.devices._sem import FRAME_OVERHEAD_S, SimulatedSEM
@@ -20,6 +21,7 @@ __all__ = [
     "SimulatedAxis",
     "SimulatedCamera",
     "SimulatedLEDArray",
+    "SimulatedLiveCellMicroscope",
     "SimulatedMicroscope",
     "SimulatedSEM",
     "replayed_instrument",

@@ -1,7 +1,6 @@
-"""A light microscope with an LED array that is not there."""
+"""A light microscope that is not there: what stands over a slide, and the one with an LED array."""
 
 import copy
-import dataclasses
 import math
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from ophyd import Component as Cpt
 from ophyd import Device
 from ophyd.status import DeviceStatus
@@ -27,15 +27,15 @@ from bluesky_autofocus.simulation import (
     Aberrations,
     FieldView,
     LightCamera,
-    Specimen,
     specimen,
 )
 from bluesky_autofocus.simulation.motion import AxisMechanics
 
-__all__ = ["Objective", "SimulatedMicroscope"]
+__all__ = ["NOMINAL_EXPOSURE_S", "Objective", "SimulatedMicroscope", "SlideMicroscope"]
 
 NOMINAL_EXPOSURE_S = 0.01
-"""Exposure time at which one LED on the axis at full brightness gives what `LightCamera.electrons` says."""
+"""Exposure time at which one LED on the axis at full brightness, or a condenser, gives what
+`LightCamera.electrons` says."""
 _KEPT_FIELDS = 2
 _WAVES = 4
 
@@ -69,7 +69,238 @@ class Objective(Device):
         super().__init__(prefix, **kwargs)
 
 
-class SimulatedMicroscope(Device):
+class SlideMicroscope(Device):
+    """What all simulated transmitted-light microscopes have: a slide, a stage, an objective and a camera.
+
+    Those that can be used say what light there is, by `illumination`.
+
+    Parameters
+    ----------
+    kind : str
+        What is on the slide, one of `bluesky_autofocus.simulation.SPECIMEN_KINDS`.
+    image_formation : AbbeImageFormation
+        Optics and size of a frame.
+    seed : int
+        Of the slide and of all noise.
+    frame_directory : path
+        Where frames are written.
+    slide_tilt : tuple of float
+        By how much focus rises along x and y, in um per mm.
+    unevenness_um : float
+        Deviation of the slide from a plane; smooth over about 2 mm.
+    z_um : float
+        Where the focus axis stands at first.
+    limits_um, stage_um : tuple of float
+        Allowed positions of the focus axis and of the stage.
+    light_camera : LightCamera, optional
+        Noise and grey levels.
+    mechanics : AxisMechanics, optional
+        Of the focus axis. By default it moves at once and exactly.
+    clock : Clock
+        The session's.
+    specimen_options : dict, optional
+        Of `bluesky_autofocus.simulation.specimen`.
+    component_options : dict, optional
+        Keyword arguments of further components, by their names.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind of specimen, or a number makes no sense.
+    """
+
+    z = _MadeBy(SimulatedAxis, kind="hinted")
+    x = _MadeBy(SimulatedAxis, kind="normal")
+    y = _MadeBy(SimulatedAxis, kind="normal")
+    camera = _MadeBy(SimulatedCamera, kind="hinted")
+    objective = _MadeBy(Objective, kind="normal")
+
+    def __init__(
+        self,
+        prefix: str = "",
+        *,
+        frame_directory: Path | str,
+        kind: str,
+        image_formation: AbbeImageFormation,
+        seed: int,
+        slide_tilt: tuple[float, float],
+        unevenness_um: float,
+        z_um: float,
+        limits_um: tuple[float, float],
+        stage_um: tuple[float, float],
+        light_camera: LightCamera | None,
+        mechanics: AxisMechanics | None,
+        clock: Clock,
+        specimen_options: dict[str, Any] | None = None,
+        component_options: dict[str, dict[str, Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if kind not in SPECIMEN_KINDS:
+            raise ValueError(f"kind is {kind!r}: expected one of {', '.join(SPECIMEN_KINDS)}")
+        for name, value in (("slide_tilt", slide_tilt), ("unevenness_um", (unevenness_um,))):
+            if not all(map(math.isfinite, value)):
+                raise ValueError(f"{name} is {value!r}: expected finite numbers")
+        self.specimen_kind, self.seed = kind, seed  # an ophyd device has a kind of its own
+        self.specimen_options = dict(specimen_options or {})
+        self.image_formation = image_formation
+        self.light_camera = light_camera or LightCamera()
+        self.slide_tilt = slide_tilt
+        self.unevenness_um = unevenness_um
+        self.clock = clock
+        self._rng = np.random.default_rng((seed, 1))
+        slide = np.random.default_rng((seed, 2))
+        angles, phases = slide.uniform(0, 2 * np.pi, (2, _WAVES))
+        # cycles per um of some waves whose sum is the unevenness of the slide
+        self._waves = np.stack([np.cos(angles), np.sin(angles)]) * slide.uniform(2e-4, 5e-4, _WAVES)
+        self._phases = phases
+        self._fields: OrderedDict[tuple[int, int], FieldView] = OrderedDict()
+        self._focus_um: dict[tuple[int, ...], float] = {}
+        stage = {"limits": stage_um, "clock": clock, "seed": seed}
+        self.component_options: dict[str, dict[str, Any]] = {
+            "z": {
+                "limits": limits_um,
+                "position_um": z_um,
+                "mechanics": mechanics,
+                "clock": clock,
+                "seed": seed,
+            },
+            "x": stage,
+            "y": stage,
+            "camera": {
+                "render": self._render,
+                "frame_directory": frame_directory,
+                "frame_shape": image_formation.frame_shape,
+                "dtype": self.light_camera.dtype,
+                "clock": clock,
+            },
+            "objective": {"optics": image_formation.optics},
+            **(component_options or {}),
+        }
+        super().__init__(prefix, **kwargs)
+        self.camera.exposure_s.put(NOMINAL_EXPOSURE_S)
+
+    @property
+    def illumination(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Directions (x, y), shape (n, 2), and light of each, shape (n,), that fall on the specimen now."""
+        raise NotImplementedError("a microscope says what light it has")
+
+    def reseed(self, seed: int | tuple[int, ...]) -> None:
+        """Begin the camera's noise anew."""
+        self._rng = np.random.default_rng(seed)
+
+    # The slide
+
+    @property
+    def field_um(self) -> tuple[float, float]:
+        """Distance of the fields on the slide along x and y; the frame shows a little less."""
+        height_um, width_um = self.image_formation.extent_um
+        return width_um, height_um
+
+    def slide_um(self, x_um: float, y_um: float) -> float:
+        """Return the height of the slide at a place."""
+        waves = np.sin(2 * np.pi * (x_um * self._waves[0] + y_um * self._waves[1]) + self._phases)
+        tilt = 1e-3 * (self.slide_tilt[0] * x_um + self.slide_tilt[1] * y_um)
+        return tilt + self.unevenness_um * math.sqrt(2 / _WAVES) * float(waves.sum())
+
+    @property
+    def focus_um(self) -> float:
+        """The position of z at which the specimen is in focus here. No real instrument tells it.
+
+        It is computed when it is first asked for at a place, which takes as long as dozens of frames.
+        """
+        return self._sample_um + self._focus_in_field_um
+
+    @property
+    def _sample_um(self) -> float:
+        """How high what is under the objective lies: z there is height 0 of the specimen."""
+        return self.slide_um(self.x.load_um, self.y.load_um)
+
+    @property
+    def _focus_in_field_um(self) -> float:
+        """Height above that at which the specimen is in focus."""
+        field, samples = self._place()
+        if (*field, *samples) not in self._focus_um:
+            self._focus_um[*field, *samples] = self._here().focus_um
+        return self._focus_um[*field, *samples]
+
+    @property
+    def defocus_um(self) -> float:
+        """How far the image plane is above focus."""
+        return self.z.load_um - self.focus_um
+
+    @property
+    def depth_of_field_um(self) -> float:
+        """Range of z in which the specimen is in focus."""
+        return self.objective.optics.depth_of_field_um
+
+    def _place(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return which field is under the objective, and how far from its middle, in samples; both (y, x)."""
+        formation = self.image_formation
+        at_um = (self.y.load_um, self.x.load_um)
+        iy, ix = (round(at / pitch) for at, pitch in zip(at_um, formation.extent_um, strict=True))
+        row, column = (
+            round((at - index * pitch) / pitch * n)
+            for at, index, pitch, n in zip(
+                at_um, (iy, ix), formation.extent_um, formation.sample_shape, strict=True
+            )
+        )
+        return (iy, ix), (row, column)
+
+    def _moved_um(self) -> tuple[float, float]:
+        """Return by how much the specimen of the field is moved in the frame (y, x)."""
+        formation = self.image_formation
+        y_um, x_um = (
+            -samples * extent / n
+            for samples, extent, n in zip(
+                self._place()[1], formation.extent_um, formation.sample_shape, strict=True
+            )
+        )
+        return y_um, x_um
+
+    def _here(self) -> FieldView:
+        """Return the field under the objective."""
+        field, moved_um = self._field(self._place()[0]), self._moved_um()
+        # the specimen goes on as its own other end, so that this leaves no seam in the frame
+        return field.moved(*moved_um) if any(moved_um) else field
+
+    def _field(self, index: tuple[int, int]) -> FieldView:
+        """Return the field of an index (y, x), its specimen in the middle."""
+        if index not in self._fields:
+            iy, ix = index
+            # seeds cannot be negative
+            seed = (self.seed, *(2 * i if i >= 0 else -2 * i - 1 for i in (ix, iy)))
+            formation = self.image_formation
+            made = specimen(self.specimen_kind, seed, formation, **self.specimen_options)
+            self._fields[index] = formation.view(made)
+            if len(self._fields) > _KEPT_FIELDS:
+                self._fields.popitem(last=False)
+        self._fields.move_to_end(index)
+        return self._fields[index]
+
+    def _render(self) -> np.ndarray:
+        directions, light = self.illumination
+        intensity = self._here().intensity(directions, [self.z.load_um - self._sample_um], light)[0]
+        return self.light_camera.frame(
+            intensity, self._rng, exposure=self.camera.exposure_s.get() / NOMINAL_EXPOSURE_S
+        )
+
+    # A detector
+
+    @property
+    def frame_writer(self) -> FrameWriter:
+        """Where its frames are written."""
+        return self.camera.frame_writer
+
+    def trigger(self) -> DeviceStatus:
+        """Take one frame."""
+        return self.camera.trigger()
+
+    def collect_asset_docs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Write the newest frame and yield the documents that announce it."""
+        yield from self.camera.collect_asset_docs()
+
+
+class SimulatedMicroscope(SlideMicroscope):
     """A transmitted-light microscope over a slide. As a detector it gives one frame a trigger.
 
     The slide is covered with fields, one beside the other, each a specimen of its own; the stage shows them.
@@ -81,7 +312,7 @@ class SimulatedMicroscope(Device):
     Parameters
     ----------
     kind : str
-        What is on the slide: "cells", "tissue" or "empty".
+        What is on the slide, one of `bluesky_autofocus.simulation.SPECIMEN_KINDS`.
     optics : LightOptics, optional
         20x/0.5 by default.
     frame_shape : tuple of int
@@ -121,12 +352,7 @@ class SimulatedMicroscope(Device):
         If there is no such kind of specimen, or a number makes no sense.
     """
 
-    z = _MadeBy(SimulatedAxis, kind="hinted")
-    x = _MadeBy(SimulatedAxis, kind="normal")
-    y = _MadeBy(SimulatedAxis, kind="normal")
     leds = _MadeBy(SimulatedLEDArray, kind="normal")
-    camera = _MadeBy(SimulatedCamera, kind="hinted")
-    objective = _MadeBy(Objective, kind="normal")
 
     def __init__(
         self,
@@ -152,141 +378,35 @@ class SimulatedMicroscope(Device):
         clock: Clock | None = None,
         **kwargs: Any,
     ) -> None:
-        if kind not in SPECIMEN_KINDS:
-            raise ValueError(f"kind is {kind!r}: expected one of {', '.join(SPECIMEN_KINDS)}")
-        for name, value in (("slide_tilt", slide_tilt), ("unevenness_um", (unevenness_um,))):
-            if not all(map(math.isfinite, value)):
-                raise ValueError(f"{name} is {value!r}: expected finite numbers")
-        optics = optics or LightOptics()
-        self.specimen_kind, self.seed = kind, seed  # an ophyd device has a kind of its own
-        self.image_formation = AbbeImageFormation(optics, frame_shape, aberrations)
-        self.light_camera = light_camera or LightCamera()
-        self.slide_tilt = slide_tilt
-        self.unevenness_um = unevenness_um
-        self.clock: Clock = clock or VirtualClock()
-        self._rng = np.random.default_rng((seed, 1))
-        slide = np.random.default_rng((seed, 2))
-        angles, phases = slide.uniform(0, 2 * np.pi, (2, _WAVES))
-        # cycles per um of some waves whose sum is the unevenness of the slide
-        self._waves = np.stack([np.cos(angles), np.sin(angles)]) * slide.uniform(2e-4, 5e-4, _WAVES)
-        self._phases = phases
-        self._specimen: tuple[tuple[int, int], Specimen] | None = None
-        self._views: OrderedDict[tuple[int, ...], FieldView] = OrderedDict()
-        stage = {"limits": stage_um, "clock": self.clock, "seed": seed}
-        self.component_options: dict[str, dict[str, Any]] = {
-            "z": {
-                "limits": limits_um,
-                "position_um": z_um,
-                "mechanics": mechanics,
-                "clock": self.clock,
-                "seed": seed,
+        optics, clock = optics or LightOptics(), clock or VirtualClock()
+        super().__init__(
+            prefix,
+            frame_directory=frame_directory,
+            kind=kind,
+            image_formation=AbbeImageFormation(optics, frame_shape, aberrations),
+            seed=seed,
+            slide_tilt=slide_tilt,
+            unevenness_um=unevenness_um,
+            z_um=z_um,
+            limits_um=limits_um,
+            stage_um=stage_um,
+            light_camera=light_camera,
+            mechanics=mechanics,
+            clock=clock,
+            component_options={
+                "leds": {
+                    "geometry": geometry,
+                    "numerical_aperture": optics.numerical_aperture,
+                    "true_orientation": array_orientation,
+                    "orientation": array_orientation if calibrated else None,
+                    "calibration_path": calibration_path,
+                    "clock": clock,
+                }
             },
-            "x": stage,
-            "y": stage,
-            "leds": {
-                "geometry": geometry,
-                "numerical_aperture": optics.numerical_aperture,
-                "true_orientation": array_orientation,
-                "orientation": array_orientation if calibrated else None,
-                "calibration_path": calibration_path,
-                "clock": self.clock,
-            },
-            "camera": {
-                "render": self._render,
-                "frame_directory": frame_directory,
-                "frame_shape": self.image_formation.frame_shape,
-                "dtype": self.light_camera.dtype,
-                "clock": self.clock,
-            },
-            "objective": {"optics": optics},
-        }
-        super().__init__(prefix, **kwargs)
-        self.camera.exposure_s.put(NOMINAL_EXPOSURE_S)
-
-    def reseed(self, seed: int | tuple[int, ...]) -> None:
-        """Begin the camera's noise anew."""
-        self._rng = np.random.default_rng(seed)
-
-    # The slide
-
-    @property
-    def field_um(self) -> tuple[float, float]:
-        """Distance of the fields on the slide along x and y; the frame shows a little less."""
-        height_um, width_um = self.image_formation.extent_um
-        return width_um, height_um
-
-    def slide_um(self, x_um: float, y_um: float) -> float:
-        """Return the height of the slide at a place."""
-        waves = np.sin(2 * np.pi * (x_um * self._waves[0] + y_um * self._waves[1]) + self._phases)
-        tilt = 1e-3 * (self.slide_tilt[0] * x_um + self.slide_tilt[1] * y_um)
-        return tilt + self.unevenness_um * math.sqrt(2 / _WAVES) * float(waves.sum())
-
-    @property
-    def focus_um(self) -> float:
-        """The position of z at which the specimen is in focus here. No real instrument tells it.
-
-        It is computed when it is first asked for at a place, which takes as long as dozens of frames.
-        """
-        return self.slide_um(self.x.load_um, self.y.load_um) + self._here().focus_um
-
-    @property
-    def defocus_um(self) -> float:
-        """How far the image plane is above focus."""
-        return self.z.load_um - self.focus_um
-
-    @property
-    def depth_of_field_um(self) -> float:
-        """Range of z in which the specimen is in focus."""
-        return self.objective.optics.depth_of_field_um
-
-    def _here(self) -> FieldView:
-        """Return the field under the objective."""
-        formation = self.image_formation
-        at_um, pitch_um = (self.y.load_um, self.x.load_um), formation.extent_um
-        field = [round(at / pitch) for at, pitch in zip(at_um, pitch_um, strict=True)]
-        steps = (pitch / n for pitch, n in zip(pitch_um, formation.sample_shape, strict=True))
-        # the specimen goes on as its own other end, so its shift leaves no seam in the frame
-        shift = [
-            round((at - index * pitch) / step)
-            for at, index, pitch, step in zip(at_um, field, pitch_um, steps, strict=True)
-        ]
-        key = (*field, *shift)
-        if key not in self._views:
-            whole = self._specimen_of(field[1], field[0])
-            moved = np.roll(whole.slices, [-s for s in shift], axis=(1, 2)) if any(shift) else whole.slices
-            self._views[key] = formation.view(dataclasses.replace(whole, slices=moved))
-            if len(self._views) > _KEPT_FIELDS:
-                self._views.popitem(last=False)
-        self._views.move_to_end(key)
-        return self._views[key]
-
-    def _specimen_of(self, ix: int, iy: int) -> Specimen:
-        if self._specimen is None or self._specimen[0] != (ix, iy):
-            # seeds cannot be negative
-            seed = (self.seed, *(2 * index if index >= 0 else -2 * index - 1 for index in (ix, iy)))
-            self._specimen = (ix, iy), specimen(self.specimen_kind, seed, self.image_formation)
-        return self._specimen[1]
-
-    def _render(self) -> np.ndarray:
-        view = self._here()
-        height_um = self.z.load_um - self.slide_um(self.x.load_um, self.y.load_um)
-        directions, light = self.leds.light
-        intensity = view.intensity(directions, [height_um], light)[0]
-        return self.light_camera.frame(
-            intensity, self._rng, exposure=self.camera.exposure_s.get() / NOMINAL_EXPOSURE_S
+            **kwargs,
         )
 
-    # A detector
-
     @property
-    def frame_writer(self) -> FrameWriter:
-        """Where its frames are written."""
-        return self.camera.frame_writer
-
-    def trigger(self) -> DeviceStatus:
-        """Take one frame."""
-        return self.camera.trigger()
-
-    def collect_asset_docs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Write the newest frame and yield the documents that announce it."""
-        yield from self.camera.collect_asset_docs()
+    def illumination(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Directions (x, y), shape (n, 2), and light of each, shape (n,), of the LEDs that are on."""
+        return self.leds.light

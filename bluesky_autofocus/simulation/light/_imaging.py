@@ -25,7 +25,7 @@ from bluesky_autofocus.defocus.ground_truth import focus_of_stack
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.records import Reason
 
-from ._specimens import Specimen
+from ._slab import Specimen
 
 __all__ = ["Aberrations", "AbbeImageFormation", "FieldView"]
 
@@ -34,6 +34,8 @@ _MARGIN_PX = 64
 as a real one never has its opposite edges fit."""
 _STEEPEST_NA = 0.75
 """Of the light that specimens are sampled finely enough for, and up to the objective's own aperture."""
+_STEEPEST_AT_ALL = 0.97
+"""LEDs are in air."""
 _FOCUS_LEVEL_UM = 0.5
 """Across a tilted field, planes this far apart are blended; intensities vary little over a sixth of a DOF."""
 _KEPT_SPECTRA = 48
@@ -93,6 +95,9 @@ class AbbeImageFormation:
         Of the objective.
     sample_pixel_um : float
         Spacing at which specimens are sampled, about; finer where the light of an LED array needs it.
+    steepest_na : float, optional
+        The most tilted light that specimens are sampled finely enough for. By default 0.75 or the
+        objective's own aperture; that of a narrow condenser makes fewer samples and so faster images.
     tilt_um : tuple of float
         How much higher the focus lies at the last row and at the last column than at the first ones: a
         stage that is not level.
@@ -110,6 +115,7 @@ class AbbeImageFormation:
         aberrations: Aberrations | None = None,
         *,
         sample_pixel_um: float = 0.2,
+        steepest_na: float | None = None,
         tilt_um: tuple[float, float] = (0.0, 0.0),
     ) -> None:
         if len(frame_shape) != 2 or min(frame_shape) < 16:
@@ -118,6 +124,8 @@ class AbbeImageFormation:
             raise ValueError(f"sample_pixel_um is {sample_pixel_um!r}: expected a positive, finite number")
         if len(tilt_um) != 2 or not all(math.isfinite(one) for one in tilt_um):
             raise ValueError(f"tilt_um is {tilt_um!r}: expected two finite numbers")
+        if steepest_na is not None and not 0 <= steepest_na < math.inf:
+            raise ValueError(f"steepest_na is {steepest_na!r}: expected a finite number, zero or more")
         optics, aberrations = optics or LightOptics(), aberrations or Aberrations()
         self.optics, self.aberrations, self.tilt_um = optics, aberrations, tilt_um
         self.frame_shape = (int(frame_shape[0]), int(frame_shape[1]))
@@ -131,7 +139,14 @@ class AbbeImageFormation:
         pixel_um = optics.pixel_size_um / self.oversampling
         self.extent_um = (self.shape[0] * pixel_um, self.shape[1] * pixel_um)
         # What the most tilted wave scatters into the pupil must not alias either.
-        steepest = max(_STEEPEST_NA, optics.numerical_aperture) + optics.numerical_aperture
+        steepest = optics.numerical_aperture
+        if steepest_na is None:
+            self.steepest_na = max(_STEEPEST_NA, optics.numerical_aperture)
+        else:
+            self.steepest_na = steepest_na
+            # directions are rounded, and so is the pupil's edge: by three samples of the spectrum at most
+            steepest += 3 * optics.wavelength_um / min(self.extent_um)
+        steepest += self.steepest_na
         sample_pixel_um = min(sample_pixel_um, optics.wavelength_um / (2.05 * steepest))
         self.sample_shape: tuple[int, int] = tuple(  # type: ignore[assignment] - two
             _nice(extent / sample_pixel_um) for extent in self.extent_um
@@ -252,6 +267,7 @@ class FieldView:
             )
         self.formation, self.specimen = formation, specimen
         self._thin: NDArray[np.complex64] | None = None
+        self._moved: tuple[FieldView, NDArray[np.complex64]] | None = None
         self._windows: OrderedDict[tuple[int, int], NDArray[np.complex64]] = OrderedDict()
 
     def intensity(
@@ -304,14 +320,18 @@ class FieldView:
     def focus_um(self) -> float:
         """Where the field is in focus: the truth of all simulations here.
 
-        The plane in which it is sharpest under half an annulus of light, as Pinkard et al. 2019 have it, from
-        frames about a micron apart with the usual noise. Spherical aberration of 0.05 waves moves it by
-        0.3 um, what thick cells refract by as much again; so no height of the specimen can stand for it, but
-        where there is too little specimen for anything else.
+        What the specimen states where it does (living cells: the mid-plane of their nuclei). Else the plane
+        in which it is sharpest under half an annulus of light, as Pinkard et al. 2019 have it, from frames
+        about a micron apart with the usual noise. Spherical aberration of 0.05 waves moves it by 0.3 um, what
+        thick cells refract by as much again; so no height of the specimen can stand for it, but where there
+        is too little specimen for anything else.
         """
+        if self.specimen.focus_um is not None:
+            return self.specimen.focus_um
         optics = self.formation.optics
         angles = np.pi * (1 + np.arange(1, _FOCUS_LEDS + 1) / (_FOCUS_LEDS + 1))
-        directions = 0.9 * optics.numerical_aperture * np.column_stack([np.cos(angles), np.sin(angles)])
+        reach = min(0.9 * optics.numerical_aperture, self.formation.steepest_na, _STEEPEST_AT_ALL)
+        directions = reach * np.column_stack([np.cos(angles), np.sin(angles)])
         heights = self.specimen.centre_um + np.arange(-6, 7) * optics.depth_of_field_um / 2.7
         light = np.full(_FOCUS_LEDS, 1 / _FOCUS_LEDS)
         frames = self.intensity(directions, heights, light)
@@ -319,6 +339,39 @@ class FieldView:
         found = focus_of_stack(frames, heights)
         known = math.isfinite(found.position_um) and found.reason is not Reason.FLAT
         return found.position_um if known else self.specimen.centre_um
+
+    def moved(self, y_um: float, x_um: float) -> "FieldView":
+        """Return the same field with its specimen moved; what goes out on one side comes in on the other.
+
+        That costs nothing: to move is to turn the phases of the spectra, which the two views share. The
+        view's `specimen` stays as it was made.
+
+        Parameters
+        ----------
+        y_um, x_um : float
+            By how much from where it was made, towards higher rows and columns of the frame.
+
+        Raises
+        ------
+        ValueError
+            If these are no finite numbers.
+        """
+        if not (math.isfinite(y_um) and math.isfinite(x_um)):
+            raise ValueError(f"y_um, x_um are {y_um!r}, {x_um!r}: expected finite numbers")
+        view = FieldView(self.formation, self.specimen)
+        by_row, by_column = (
+            np.exp(-2j * np.pi * np.arange(-half, half + 1) * step * by_um)
+            for half, step, by_um in zip(
+                self.formation._half,  # noqa: SLF001
+                self.formation.step_per_um,
+                (y_um, x_um),
+                strict=True,
+            )
+        )
+        ramp = by_row.astype(np.complex64)[:, None] * by_column.astype(np.complex64)
+        whole, already = self._moved or (self, 1)
+        view._moved = whole, ramp * already
+        return view
 
     def _planes(
         self, window: NDArray[np.complex64], heights: NDArray[np.float64]
@@ -337,6 +390,9 @@ class FieldView:
                 yield formation._intensity(window * formation._kernel(height))  # noqa: SLF001
 
     def _window_of(self, shift: tuple[int, int]) -> NDArray[np.complex64]:
+        if self._moved is not None:
+            whole, ramp = self._moved
+            return whole._window_of(shift) * ramp  # noqa: SLF001
         if shift in self._windows:
             self._windows.move_to_end(shift)
         else:
