@@ -32,6 +32,8 @@ class Instrument:
         What judges the frames of a method or plan, by its name. Other methods go by sharpness.
     method_options : dict
         Sensible options of a method, by its name, in place of `focus_options`.
+    full_scale : float, optional
+        Grey level at which its camera saturates, where that is not the largest of its type.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Instrument:
     method: str = "brent"
     analyses: dict[str, Any] = dataclasses.field(default_factory=dict)
     method_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    full_scale: float | None = None
 
 
 def simulated_sem(
@@ -178,10 +181,11 @@ def simulated_microscope(
         out. Then methods want an analysis for an LED that there is (`Session.use`, `LEDArray.nearest`). By
         default it is not turned, and that is known.
     """
-    from bluesky_autofocus.callbacks import OrientationAnalysis, TwoLEDAnalysis
+    from bluesky_autofocus.callbacks import OrientationAnalysis, SingleShotAnalysis, TwoLEDAnalysis
     from bluesky_autofocus.defocus import TwoLEDFilter
     from bluesky_autofocus.devices import SimulatedMicroscope
     from bluesky_autofocus.leds import Orientation
+    from bluesky_autofocus.models.single_shot import SingleShotModel
     from bluesky_autofocus.simulation.motion import AxisMechanics
 
     microscope = SimulatedMicroscope(
@@ -199,9 +203,9 @@ def simulated_microscope(
     two_led = TwoLEDAnalysis(TwoLEDFilter(microscope.objective.optics))
     microscope.leds.set(two_led.leds[0])  # the first exposure that anyone takes is not to be black
     analyses: dict[str, Any] = {"two_led": two_led, "calibrate_leds": OrientationAnalysis()}
-    single_shot = _shipped_single_shot()
-    if single_shot is not None:
-        analyses["single_shot"] = single_shot
+    model = _shipped(SingleShotModel.load)
+    if model is not None:
+        analyses["single_shot"] = SingleShotAnalysis(model)
     dof_um = microscope.depth_of_field_um
     by_light = {"leds": microscope.leds, "depth_of_field_um": dof_um}
     return Instrument(
@@ -210,20 +214,85 @@ def simulated_microscope(
         detectors=[microscope],
         axis=microscope.z,
         focus_options={"range_um": 20 * dof_um, "depth_of_field_um": dof_um},
-        method="two_led" if single_shot is None else "single_shot",
+        method="two_led" if model is None else "single_shot",
         analyses=analyses,
         method_options={method: by_light for method in ("two_led", "single_shot") if method in analyses},
+        full_scale=microscope.light_camera.full_scale,
     )
 
 
-def _shipped_single_shot() -> Any:
-    """Return the analysis by the weights that come with the package, or None where they did not come."""
-    from bluesky_autofocus.callbacks import SingleShotAnalysis
+def simulated_live_cells(
+    frame_directory: Path,
+    clock: Clock,
+    *,
+    seed: int = 0,
+    frame_px: int = 512,
+    defocus_um: float = 1.2,
+    drift_um_min: float = 0.0,
+    wander_um: float = 0.0,
+) -> Instrument:
+    """Make a simulated 60x microscope over living cells that stands a little out of focus.
+
+    It is focused by `coarse_fine` where weights for it are at hand.
+
+    Parameters
+    ----------
+    frame_directory : path
+        Where frames go.
+    clock : Clock
+        Moves, exposures, drift and wandering take time on it.
+    seed : int
+        Of the slide and of all noise.
+    frame_px : int
+        Rows and columns of a frame.
+    defocus_um : float
+        How far above focus the axis stands at first.
+    drift_um_min : float
+        How fast the focus drifts.
+    wander_um : float
+        How far the specimen strays to the sides in a minute.
+    """
+    from bluesky_autofocus.callbacks import KeyFrameAnalysis
+    from bluesky_autofocus.devices import SimulatedLiveCellMicroscope
+    from bluesky_autofocus.models.key_frame import KeyFrameModel
+    from bluesky_autofocus.simulation.motion import AxisMechanics
+
+    microscope = SimulatedLiveCellMicroscope(
+        name="microscope",
+        frame_shape=(frame_px, frame_px),
+        frame_directory=frame_directory,
+        seed=seed,
+        drift_um_min=drift_um_min,
+        wander_um=wander_um,
+        mechanics=AxisMechanics(velocity_um_s=20.0, settle_s=0.02, readback_noise_um=0.005),
+        clock=clock,
+    )
+    microscope.z.set(microscope.focus_um + defocus_um).wait()
+    dof_um = microscope.depth_of_field_um
+    model = _shipped(KeyFrameModel.load)
+    analyses: dict[str, Any] = {}
+    if model is not None:
+        both = KeyFrameAnalysis(model)
+        analyses = {"coarse_fine": both, "key_frame": both}
+    return Instrument(
+        name="cells",
+        devices={"microscope": microscope},
+        detectors=[microscope],
+        axis=microscope.z,
+        focus_options={"range_um": 10 * dof_um, "depth_of_field_um": dof_um},
+        method="coarse_fine" if analyses else "brent",
+        analyses=analyses,
+        method_options={method: {"depth_of_field_um": dof_um} for method in analyses},
+        full_scale=microscope.light_camera.full_scale,
+    )
+
+
+def _shipped(load: Callable[[], Any]) -> Any:
+    """Return the model whose weights come with the package, or None where they did not come."""
     from bluesky_autofocus.models.card import ModelFileError
-    from bluesky_autofocus.models.single_shot import SingleShotModel
 
     try:
-        return SingleShotAnalysis(SingleShotModel.load())
+        return load()
     except ModelFileError as error:
         if isinstance(error.__cause__, FileNotFoundError):
             return None
@@ -234,6 +303,7 @@ INSTRUMENTS: dict[str, Callable[..., Instrument]] = {
     "sem": simulated_sem,
     "replay": replay,
     "microscope": simulated_microscope,
+    "cells": simulated_live_cells,
 }
 
 

@@ -1,11 +1,11 @@
-"""What an analysis says about one exposure, and what a focusing operation concludes."""
+"""What an analysis says about one exposure, who labels it about a stack, and what a focusing concludes."""
 
 import dataclasses
 import math
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["Reading", "Reason", "Verdict"]
+__all__ = ["FocusLabel", "Reading", "Reason", "Verdict"]
 
 
 class Reason(StrEnum):
@@ -18,6 +18,9 @@ class Reason(StrEnum):
     """The reading can be used."""
     FOUND = "found"
     """A believable peak was found and the axis stands on it."""
+    HELD_BACK = "held_back"
+    """The focus was found, but farther away than a smooth correction may go: the axis stands as near to it as
+    that allowed."""
     STILL_SHARP = "still_sharp"
     """The frame was as sharp as its baseline; nothing was moved."""
     TOO_SOON = "too_soon"
@@ -98,7 +101,8 @@ class Verdict:
     Parameters
     ----------
     found : bool
-        Whether `position_um` is to be believed. When False the axis is back where it started.
+        Whether `position_um` is to be believed. When False the axis is back where it started. When True it
+        stands there, or, where the reason is ``held_back``, nearer to it than before.
     reason : Reason
         Why.
     position_um : float
@@ -142,3 +146,28 @@ class Verdict:
                 f"({spent}, started at {self.start_um:.3f} um)"
             )
         return f"{self.method}: not found ({self.reason}), {spent}, back at {self.start_um:.3f} um"
+
+
+@dataclasses.dataclass(frozen=True)
+class FocusLabel:
+    """Which plane of the focal stack of a field is in focus, as a person or a simulator says.
+
+    Parameters
+    ----------
+    field : int
+        Number of the field within its run.
+    plane : int
+        The plane nearest to focus, -1 where there is none.
+    focus_um : float
+        Position of focus along the axis. NaN where it is not known.
+    usable : bool
+        Whether the stack may be trained with and judged by.
+    note : str
+        Why not, or whatever else there is to say.
+    """
+
+    field: int
+    plane: int
+    focus_um: float
+    usable: bool = True
+    note: str = ""

@@ -51,10 +51,11 @@ class Session:
     def use(self, method: str, analysis: Any) -> None:
         """Let an analysis judge the frames of a method: subscribe it in place of the present one."""
         old = self.instrument.analyses.get(method)
-        if old is not None:
-            self.RE.unsubscribe(self.tokens.pop(old))
         self.instrument.analyses[method] = analysis
-        self.tokens[analysis] = self.RE.subscribe(analysis)
+        if old in self.tokens and old not in self.instrument.analyses.values():  # one may serve two methods
+            self.RE.unsubscribe(self.tokens.pop(old))
+        if analysis not in self.tokens:
+            self.tokens[analysis] = self.RE.subscribe(analysis)
 
     def focus(self, **options: Any) -> Any:
         """Return the plan that focuses this instrument; options of `autofocus` as you wish."""
@@ -169,10 +170,12 @@ def open_session(
     opened = open_catalog(catalog)
     with _closing_on_failure(opened):
         made = make_instrument(instrument, opened.frame_directory, clock, **options)
+        sharpness.full_scale = made.full_scale
         run_engine = RunEngine()
         install_frame_routing(run_engine)
         opened.subscribe(run_engine)
-        tokens = {one: run_engine.subscribe(one) for one in (sharpness, *made.analyses.values())}
+        different = dict.fromkeys((sharpness, *made.analyses.values()))
+        tokens = {one: run_engine.subscribe(one) for one in different}
         supplemental = SupplementalData()
         run_engine.preprocessors.append(supplemental)
         if show is not None:

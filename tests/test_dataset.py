@@ -1,6 +1,8 @@
 """Data sets from a catalogue on disk: what is found, where its focus is, and what comes out the same."""
 
+import itertools
 import json
+import math
 import operator
 
 import numpy as np
@@ -8,21 +10,26 @@ import pytest
 from bluesky import RunEngine
 from bluesky import preprocessors as bpp
 from bluesky.utils import Msg, RunEngineInterrupted
+from ophyd import Signal
 
 from bluesky_autofocus.catalog import open_catalog
 from bluesky_autofocus.dataset import (
     Dataset,
     DatasetError,
     completed_fields,
+    field_stacks,
     find_collections,
     ground_truths,
+    labels_of,
     make_dataset,
+    true_labels,
 )
 from bluesky_autofocus.devices import SimulatedAxis, SimulatedCamera, SimulatedLEDArray
 from bluesky_autofocus.frames import install_frame_routing
 from bluesky_autofocus.leds import Single
 from bluesky_autofocus.optics import LightOptics
-from bluesky_autofocus.plans import collect_focal_stacks
+from bluesky_autofocus.plans import Approach, collect_focal_stacks, record_labels
+from bluesky_autofocus.records import FocusLabel
 from bluesky_autofocus.simulation import AbbeImageFormation, LightCamera, specimen
 
 pytestmark = [
@@ -79,13 +86,16 @@ class Microscope:
         return collect_focal_stacks(
             [self.camera],
             self.z,
-            leds=self.leds,
             stage=(self.x, self.y),
             positions=[(number * SPACING_UM, 0.0) for number in numbers],
-            patterns=("half_annulus_top", LED),
-            z_um=Z_UM,
-            step_um=STEP_UM,
-            **{"md": {"optics": vars(OPTICS)}, **options},
+            **{
+                "leds": self.leds,
+                "patterns": ("half_annulus_top", LED),
+                "z_um": Z_UM,
+                "step_um": STEP_UM,
+                "md": {"optics": vars(OPTICS)},
+                **options,
+            },
         )
 
 
@@ -365,3 +375,115 @@ def test_a_pause_that_takes_exposures_again_leaves_the_right_frames(microscope, 
     assert len(dataset) == PLANES
     truth = dataset.fields[0].truth
     assert np.allclose(dataset.defocus_um + truth.position_um, np.arange(-12.0, 12.1, 2.0), atol=1e-4)
+
+
+TRUE_FOCUS_UM = {0: -2.6, 1: 1.2, 2: 30.0, 3: math.nan, NOWHERE: 0.0}
+"""Of the fields of `labelled`, as its simulator says."""
+
+
+@pytest.fixture(scope="module")
+def labelled(microscope, catalog):
+    """Record four complete fields and one that is cut short, from the highest plane to the lowest."""
+
+    class Focus(Signal):
+        def get(self, **kwargs):
+            return TRUE_FOCUS_UM[round(microscope.x.position / SPACING_UM)] + 0.01 * jitter()
+
+    def jitter():
+        return next(numbers)
+
+    numbers = itertools.cycle((-1, 0, 1))
+    plan = microscope.collect(
+        (0, 1, 2, 3, NOWHERE),
+        sample="labelled",
+        leds=None,
+        patterns=None,
+        z_um=(-3.0, 3.0),
+        step_um=1.0,
+        approach=Approach(direction=-1),
+        truth=Focus(name="focus"),
+    )
+    with pytest.raises(RuntimeError, match="lamp"):
+        microscope.RE(cut_short(plan, 4 * 7 + 2))
+    return catalog.client[-1]
+
+
+@pytest.fixture(scope="module")
+def record(microscope, labelled):
+    def record(*labels, labeller="Ada"):
+        microscope.RE(record_labels(labels, labels_of=labelled.start["uid"], labeller=labeller))
+
+    return record
+
+
+class TestLabels:
+    """Of stacks under ordinary light: by a simulator, by persons."""
+
+    def test_the_truth_is_a_label(self, labelled):
+        truth = true_labels(labelled)
+        assert set(truth) == {0, 1, 2, 3}
+        # the planes count downwards as they were exposed: plane 0 is at +3 um
+        assert (truth[0].plane, truth[0].usable) == (6, True)
+        assert truth[0].focus_um == pytest.approx(-2.6, abs=1e-9)
+        assert (truth[1].plane, truth[1].focus_um) == (2, pytest.approx(1.2, abs=1e-9))
+        assert (truth[2].plane, truth[2].usable, truth[2].note) == (0, False, "focus lies outside the stack")
+        assert (truth[3].plane, truth[3].usable) == (-1, False)
+
+    def test_a_run_without_truth_has_none(self, db):
+        assert true_labels(find_collections(db, samples=["first"])[-1]) == {}
+
+    def test_stacks_are_in_order_of_position(self, labelled):
+        stacks = field_stacks(labelled)
+        assert list(stacks) == [0, 1, 2, 3]
+        table = labelled["stack"].read(["stage_z", "field_number", "field_plane"])
+        for number, stack in stacks.items():
+            assert stack.positions_um == tuple(np.arange(-3.0, 3.1))
+            assert stack.planes == (6, 5, 4, 3, 2, 1, 0)
+            for index in range(len(stack)):
+                row = stack.rows[index]
+                assert table["stage_z"].values[row] == stack.positions_um[index]
+                assert (table["field_number"].values[row], table["field_plane"].values[row]) == (
+                    number,
+                    stack.planes[index],
+                )
+                assert np.array_equal(stack.frame(index), labelled["stack", "camera_image"][row])
+        label = stacks[1].label(5, note="so")
+        assert label == FocusLabel(1, 1, 2.0, note="so")
+
+    def test_the_newest_label_of_a_person_wins(self, db, labelled, record):
+        uid = labelled.start["uid"]
+        assert labels_of(db, uid, person_only=True) == {}
+        assert list(labels_of(db, uid)) == [0, 1, 2, 3]
+        record(FocusLabel(1, 4, -1.0), FocusLabel(2, 0, 3.0))
+        record(FocusLabel(1, 3, 0.0, note="surely"), labeller="Grace")
+        record(FocusLabel(0, -1, math.nan, usable=False, note="empty"))
+        by_person = labels_of(db, uid[:8], person_only=True)
+        assert list(by_person) == [0, 1, 2]
+        assert by_person[1] == FocusLabel(1, 3, 0.0, note="surely")
+        assert by_person[2] == FocusLabel(2, 0, 3.0)
+        assert (by_person[0].plane, by_person[0].usable, by_person[0].note) == (-1, False, "empty")
+        both = labels_of(db, uid)
+        assert both[1] == by_person[1]
+        assert not both[3].usable
+
+    def test_of_a_run_of_labels_that_was_cut_short_what_was_recorded_counts(self, db, labelled, microscope):
+        uid = labelled.start["uid"]
+        plan = record_labels([FocusLabel(2, 1, 2.0), FocusLabel(3, 1, 2.0)], labels_of=uid, labeller="Ada")
+        saved = iter(range(10))
+
+        def act(msg):
+            def breaking():
+                yield Msg("null")
+                raise RuntimeError("tired")
+
+            return (breaking() if msg.command == "create" and next(saved) == 1 else None), None
+
+        with pytest.raises(RuntimeError, match="tired"):
+            microscope.RE(bpp.plan_mutator(plan, act))
+        found = labels_of(db, uid, person_only=True)
+        assert found[2] == FocusLabel(2, 1, 2.0)
+        assert 3 not in found
+
+    def test_there_must_be_such_a_run(self, db):
+        with pytest.raises(DatasetError, match="there is no run '01234567'"):
+            labels_of(db, "01234567")

@@ -8,6 +8,7 @@ from bluesky_autofocus.callbacks._analysis import (
 )
 from bluesky_autofocus.callbacks._defocus import SingleShotAnalysis, TwoLEDAnalysis
 from bluesky_autofocus.callbacks._focus_record import FocusPoint, FocusRecord, FocusTable
+from bluesky_autofocus.callbacks._key_frame import KeyFrameAnalysis
 from bluesky_autofocus.callbacks._light import recorded_direction, recorded_optics
 from bluesky_autofocus.callbacks._orientation import OrientationAnalysis
 from bluesky_autofocus.callbacks._plot import LiveFocusCurve, draw_focus_curve
@@ -22,6 +23,7 @@ __all__ = [
     "FocusPoint",
     "FocusRecord",
     "FocusTable",
+    "KeyFrameAnalysis",
     "LiveFocusCurve",
     "NotSubscribedError",
     "OrientationAnalysis",

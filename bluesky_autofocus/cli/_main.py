@@ -58,6 +58,13 @@ def _parser() -> argparse.ArgumentParser:
         "--rotation-deg", type=float, help="turn the LED array, so that calibrate_leds has something to find"
     )
     _add_catalog(microscope)
+    cells = instruments.add_parser("cells", help="a simulated 60x microscope over living cells")
+    cells.add_argument("--seed", type=int, default=0, help="of the slide and the noise")
+    cells.add_argument("--frame-px", type=int, default=512, help="rows and columns of a frame")
+    cells.add_argument("--defocus-um", type=float, default=1.2, help="how far above focus it stands at first")
+    cells.add_argument("--drift-um-min", type=float, default=0.0, help="how fast focus drifts")
+    cells.add_argument("--wander-um", type=float, default=0.0, help="how far cells stray in a minute")
+    _add_catalog(cells)
     replay = instruments.add_parser("replay", help="a recorded focus stack")
     replay.add_argument("--stack", type=Path, required=True, help="a TIFF, or a folder of images")
     _add_stack_options(replay)
@@ -106,6 +113,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_catalog(collect)
     _add_json(collect)
+
+    label = verbs.add_parser("label", help="show recorded focal stacks, record which planes are in focus")
+    label.add_argument("run", help="uid, its first characters, scan_id, or -1 for the newest")
+    label.add_argument("--port", type=int, default=0, help="of the page, by default a free one")
+    label.add_argument("--no-browser", action="store_true", help="do not open the page")
+    label.add_argument("--terminal", action="store_true", help="show coarse pictures here, without a page")
+    label.add_argument("--labeller", metavar="NAME", help="who says so (default: your user name)")
+    label.add_argument(
+        "--field",
+        type=int,
+        nargs="+",
+        action="extend",
+        metavar="N",
+        help="only these fields; may be given several times",
+    )
+    label.add_argument("--relabel", action="store_true", help="show fields that are labelled already too")
+    _add_catalog(label)
+    _add_json(label)
 
     add_predict(verbs, _add_json)
     add_train(verbs, _add_catalog, _add_json)

@@ -21,7 +21,7 @@ _OPTICS = {
 
 def add_predict(verbs: Any, add_json: AddOptions) -> None:
     """Add the verb to the parser."""
-    verb = verbs.add_parser("predict", help="tell the defocus of recorded frames under off-axis LEDs")
+    verb = verbs.add_parser("predict", help="tell the defocus, or the plane in focus, of recorded frames")
     methods = verb.add_subparsers(dest="method", required=True, metavar="METHOD")
     single = methods.add_parser("single-shot", help="from each frame, by a network")
     single.add_argument("frames", type=Path, nargs="+", metavar="FRAME.tif", help="TIFFs of a page or more")
@@ -51,6 +51,20 @@ def add_predict(verbs: Any, add_json: AddOptions) -> None:
     two.add_argument("--second-wavelength-um", type=float, help="of the opposite LED, where it differs")
     two.add_argument("--camera-offset", type=float, default=100.0, help="grey level without light")
     add_json(two)
+    key = methods.add_parser("key-frame", help="which plane of a focal stack is in focus, by a network")
+    key.add_argument("frames", type=Path, nargs="+", metavar="STACK", help="TIFFs, or folders of images")
+    key.add_argument("--weights", type=Path, help="a model file (default: what comes with the package)")
+    key.add_argument("--step-um", type=float, help="distance of the planes, where the stack does not say")
+    key.add_argument("--every", type=int, default=1, help="take only every so many planes")
+    key.add_argument(
+        "--window", type=int, metavar="N", help="look at every N planes in a row (default: at all at once)"
+    )
+    for option in ("--pixel-size-um", "--na"):
+        key.add_argument(option, type=float, help=f"{_OPTICS[option]}; checked against the model's card")
+    key.add_argument("--magnification", type=float, help="of the objective; checked against the model's card")
+    key.add_argument("--channel", type=int, help="which channel of frames that have several")
+    key.add_argument("--full-scale", type=float, help="grey level at which the camera saturates")
+    add_json(key)
 
 
 def _add_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -87,3 +101,20 @@ def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None
     single.add_argument("--features-folder", type=Path, help="keep the features there, not in memory")
     add_catalog(single)
     add_json(single)
+    key = networks.add_parser("key-frame", help="which of a few planes is in focus")
+    key.add_argument(
+        "--run", action="append", metavar="UID",
+        help="labelled focal stacks; may be given several times (default: simulate those of the weights that "
+        "come with the package)",
+    )  # fmt: skip
+    key.add_argument("--person-only", action="store_true", help="only labels that a person gave")
+    key.add_argument("--output", type=Path, default=Path("key-frame.h5"), help="the model file to write")
+    key.add_argument("--start", type=Path, metavar="WEIGHTS", help="go on from this model")
+    key.add_argument("--pixel-size-um", type=float, default=0.108, help=_OPTICS["--pixel-size-um"])
+    key.add_argument("--magnification", type=float, default=60.0, help="of the objective")
+    key.add_argument("--axis-sign", type=int, choices=(1, -1), default=1, help="-1: up brings the plane down")
+    key.add_argument("--steps", type=int, help="of training")
+    key.add_argument("--z-reversal", type=float, default=0.0, help="share of cells shown upside down")
+    key.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    add_catalog(key)
+    add_json(key)

@@ -27,6 +27,10 @@ _OPTION_OF = {"numerical_aperture": "na"}
 
 def predict(options: Namespace) -> int:
     """Print what is found in each frame; return the exit status: 0 if all is accepted, else 1."""
+    if options.method == "key-frame":
+        from bluesky_autofocus.cli._key_frame import predict_key_frame
+
+        return predict_key_frame(options)
     led_given = options.led_na is not None or options.led_angle_deg is not None
     estimator: DefocusEstimator
     channels: tuple[int | None, ...] = (options.channel,)

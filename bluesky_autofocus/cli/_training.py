@@ -21,6 +21,10 @@ __all__ = ["check", "train"]
 
 def train(options: Namespace, catalog: Catalog) -> int:
     """Make a data set, train, and write the model with its card; return the exit status."""
+    if options.network == "key-frame":
+        from bluesky_autofocus.cli._key_frame import train_key_frame
+
+        return train_key_frame(options, catalog)
     from bluesky_autofocus.models.single_shot import make_features
 
     optics, led = _light(catalog, options)
@@ -68,6 +72,11 @@ def check(options: Namespace) -> None:
         raise ValueError(f"{options.output} is there already: choose another --output")
     if not options.output.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {options.output.absolute().parent} to write the model to")
+    if options.network == "key-frame":
+        from bluesky_autofocus.cli._key_frame import check_key_frame
+
+        check_key_frame(options)
+        return
     if options.epochs is not None and options.epochs < 1:
         raise ValueError(f"--epochs must be at least 1, got {options.epochs}")
     if options.patch_px < 32:

@@ -281,6 +281,18 @@ def collect_(options: Namespace) -> int:
         catalog.close()
 
 
+def label_(options: Namespace) -> int:
+    """Let a person say which planes of recorded focal stacks are in focus."""
+    from bluesky_autofocus.cli._labelling import label
+
+    _quiet()
+    catalog = open_catalog(options.catalog)
+    try:
+        return label(catalog, _find_run(catalog.client, options.run), options)
+    finally:
+        catalog.close()
+
+
 def predict_(options: Namespace) -> int:
     """Tell the defocus of recorded frames."""
     from bluesky_autofocus.cli._predicting import predict

@@ -92,6 +92,8 @@ class ModelInputs(_Part):
         Frames that are looked at together.
     plane_spacing_um : float, optional
         Between these frames.
+    scans : tuple of dict
+        Where several numbers of planes and spacings will do: what each kind of scan is.
     bit_depth : int, optional
         Of the frames in training.
     colour : str
@@ -110,6 +112,7 @@ class ModelInputs(_Part):
     plane_spacing_um: float | None = None
     bit_depth: int | None = None
     colour: str = "grey"
+    scans: tuple[dict[str, Any], ...] = ()
 
     def _check(self) -> None:
         if self.patch_px < 0 or self.planes < 1:

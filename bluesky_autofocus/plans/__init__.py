@@ -12,6 +12,8 @@ from bluesky_autofocus.plans._exposing import (
     record_verdict,
     wait_reading,
 )
+from bluesky_autofocus.plans._key_frame import coarse_fine_focus, key_frame_focus
+from bluesky_autofocus.plans._label import record_labels
 from bluesky_autofocus.plans._moving import Approach
 from bluesky_autofocus.plans._protocols import (
     DefocusAnalysis,
@@ -19,6 +21,7 @@ from bluesky_autofocus.plans._protocols import (
     FocusAxis,
     FocusStub,
     PatternLight,
+    ScanAnalysis,
 )
 from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
@@ -35,14 +38,18 @@ __all__ = [
     "LEDCalibration",
     "PatternLight",
     "ReadingTimeoutError",
+    "ScanAnalysis",
     "UnknownMethodError",
     "autofocus",
     "brent_focus",
     "calibrate_leds",
+    "coarse_fine_focus",
     "collect_focal_stacks",
     "expose",
     "focus_if_blurred",
+    "key_frame_focus",
     "led_calibration",
+    "record_labels",
     "record_verdict",
     "register_method",
     "single_shot_focus",

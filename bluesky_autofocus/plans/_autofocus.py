@@ -8,6 +8,7 @@ from bluesky.utils import CustomPlanMetadata, MsgGenerator, plan
 
 from bluesky_autofocus.plans._brent import brent_focus
 from bluesky_autofocus.plans._exposing import versions
+from bluesky_autofocus.plans._key_frame import coarse_fine_focus, key_frame_focus
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, FocusStub
 from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
@@ -21,6 +22,8 @@ METHODS: dict[str, FocusStub] = {
     "sweep": sweep_focus,
     "single_shot": single_shot_focus,
     "two_led": two_led_focus,
+    "key_frame": key_frame_focus,
+    "coarse_fine": coarse_fine_focus,
 }
 """The focusing stubs by the names that plans, the command line and the queueserver use."""
 

@@ -4,13 +4,14 @@ import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 from uuid import uuid4
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from bluesky.protocols import Movable
-from bluesky.utils import CustomPlanMetadata, MsgGenerator, plan
+from bluesky.protocols import Movable, Readable
+from bluesky.utils import CustomPlanMetadata, MsgGenerator, get_hinted_fields, plan
 
 from bluesky_autofocus.leds import Pattern, Single
 from bluesky_autofocus.plans._exposing import _Record, _record, versions
@@ -23,17 +24,20 @@ __all__ = ["collect_focal_stacks"]
 
 LEAST_PLANES = 3
 
+TRAINING_PATTERNS: Sequence[Pattern | str] = ("half_annulus_top", Single(0.4, 0.0))
+"""What a single-shot network is trained with: its ground truth, and what it will see."""
+
 
 @plan
 def collect_focal_stacks(
     detectors: Detectors,
     axis: FocusAxis,
     *,
-    leds: PatternLight,
+    leds: PatternLight | None = None,
     stage: Sequence[FocusAxis],
     positions: Sequence[Sequence[float]],
     sample: str,
-    patterns: Sequence[Pattern | str] = ("half_annulus_top", Single(0.4, 0.0)),
+    patterns: Sequence[Pattern | str] | None = None,
     z_um: tuple[float, float] = (-30.0, 30.0),
     step_um: float = 1.0,
     skip: Collection[int] = (),
@@ -41,6 +45,7 @@ def collect_focal_stacks(
     resume_of: str | None = None,
     exposure: Movable[float] | None = None,
     exposures_s: Sequence[float] | None = None,
+    truth: Readable | None = None,
     travel_um: tuple[float, float] | None = None,
     approach: Approach = Approach(),
     md: CustomPlanMetadata | None = None,
@@ -60,16 +65,18 @@ def collect_focal_stacks(
         The camera first.
     axis : FocusAxis
         The focus axis, in um.
-    leds : PatternLight
-        The illumination.
+    leds : PatternLight, optional
+        The illumination. Without it the light is left as it is: there is one pattern, without a name, and
+        `field_pattern` is 0.
     stage : sequence of FocusAxis
         The axes that move the specimen sideways, x and y, in um.
     positions : sequence of sequence of float
         The fields, (x, y) each, or (x, y, z) with the position where focus is expected. Numbered from 0.
     sample : str
         Name of the specimen. Fields of one specimen are alike: training and validation are told apart by it.
-    patterns : sequence of Pattern or str
-        The illuminations. Ground truth comes from a half annulus.
+    patterns : sequence of Pattern or str, optional
+        The illuminations of `leds`; by default a half annulus and one LED at NA 0.4. A stack under a half
+        annulus has its ground truth in itself. Not to be given without `leds`.
     z_um : tuple of float
         Lowest and highest plane, relative to where focus is expected, else to where the axis is at first.
     step_um : float
@@ -84,6 +91,9 @@ def collect_focal_stacks(
         The exposure time of the camera, in s, set for each pattern to one of `exposures_s`.
     exposures_s : sequence of float, optional
         One a pattern.
+    truth : Readable, optional
+        Reads one number, the position of focus in um, as simulators know it. It is read into every Event of
+        the stack; the metadata's ``truth_key`` names its key.
     travel_um : tuple of float, optional
         No move of the axis leaves this range; by default the planes and the start.
     approach : Approach
@@ -115,7 +125,13 @@ def collect_focal_stacks(
         raise ValueError(f"stage must be two axes, x and y, got {stage!r}")
     if not (isinstance(sample, str) and sample):
         raise ValueError(f"sample must be the name of the specimen, got {sample!r}")
-    texts = [str(pattern) for pattern in patterns]
+    if leds is None:
+        if patterns:
+            raise ValueError(f"patterns are shown by leds: got {list(map(str, patterns))} and no leds")
+        shown, texts = [], [""]
+    else:
+        shown = list(TRAINING_PATTERNS if patterns is None else patterns)
+        texts = [str(pattern) for pattern in shown]
     if not texts or len(set(texts)) < len(texts):
         raise ValueError(f"patterns must be one or more different ones, got {texts}")
     if (exposure is None) != (exposures_s is None):
@@ -127,6 +143,7 @@ def collect_focal_stacks(
             check_positive("exposures_s", seconds)
     if travel_um is not None:
         travel_um = interval_um("travel_um", travel_um)
+    truth_key = None if truth is None else (yield from _key_of_number(truth))
 
     collection = collection or uuid4().hex[:8]
     metadata = {
@@ -139,6 +156,7 @@ def collect_focal_stacks(
             "leds": repr(leds),
             "stage": list(map(repr, stage)),
             "exposure": repr(exposure),
+            "truth": repr(truth),
             "travel_um": travel_um,
             "approach": dataclasses.asdict(approach),
         },
@@ -154,6 +172,7 @@ def collect_focal_stacks(
         "versions": versions(),
         "hints": {"dimensions": [([axis.name], "stack")]},
         **({} if resume_of is None else {"resume_of": resume_of}),
+        **({} if truth_key is None else {"truth_key": truth_key}),
         **(md or {}),
     }
 
@@ -179,20 +198,27 @@ def collect_focal_stacks(
         wanted = [float(place[index]) for place in fields.values()]
         yield from check_reachable(one, wanted)
         sideways.append(Travel(one, (min(*wanted, at_um), max(*wanted, at_um)), at_um, Approach()))
-    yield from check_reachable(leds, patterns)  # type: ignore[arg-type] - asks it about patterns
-    lighting = yield from lighting_of(leds)
+    lighting: Lighting | None = None
+    if leds is not None:
+        yield from check_reachable(leds, shown)  # type: ignore[arg-type] - asks it about patterns
+        lighting = yield from lighting_of(leds)
     timing: Lighting | None = None
     if exposure is not None:
         yield from check_reachable(exposure, exposures_s or ())  # type: ignore[arg-type]
         # an exposure time is set for a while as a pattern is
         timing = yield from lighting_of(exposure)  # type: ignore[arg-type]
 
+    lights = [] if leds is None else [leds]
+    # one that is a detector as well is read with those
+    truths = [] if truth is None or truth in detectors else [truth]
+
     def expose(number: int, plane: int, pattern: int) -> MsgGenerator[None]:
         if timing is not None and exposures_s is not None:
             yield from timing.show(exposures_s[pattern])  # type: ignore[arg-type]
-        yield from lighting.show(patterns[pattern])
+        if lighting is not None:
+            yield from lighting.show(shown[pattern])
         place = _Place({"number": number, "plane": plane, "pattern": pattern})
-        yield from bps.trigger_and_read([*detectors, leds, axis, *stage, place], name="stack")
+        yield from bps.trigger_and_read([*detectors, *lights, axis, *stage, *truths, place], name="stack")
         yield from bps.checkpoint()
 
     def collect() -> MsgGenerator[None]:
@@ -208,11 +234,12 @@ def collect_focal_stacks(
             yield from _record(_Complete(complete), "field")
             yield from bps.checkpoint()
 
-    put_back: list[Callable[[], MsgGenerator[None]]] = [lighting.put_back]
-    put_back += [] if timing is None else [timing.put_back]
+    put_back: list[Callable[[], MsgGenerator[None]]] = [
+        changed.put_back for changed in (lighting, timing) if changed is not None
+    ]
     put_back += [partial(_return, moves) for moves in (travel, *sideways)]
 
-    @bpp.stage_decorator([*detectors, axis, leds, *stage])
+    @bpp.stage_decorator([*detectors, axis, *lights, *stage])
     @bpp.run_decorator(md=metadata)
     def collecting() -> MsgGenerator[None]:
         try:
@@ -238,6 +265,22 @@ def _fields(positions: Sequence[Sequence[float]], skip: Collection[int]) -> dict
     if not fields:
         raise ValueError(f"there is no field to collect: {len(positions)} positions, {len(skip)} to skip")
     return fields
+
+
+def _key_of_number(device: Readable) -> MsgGenerator[str]:
+    """Return the key under which a device reads its only number, or the only one that it hints at."""
+    reading = yield from bps.read(device)
+    keys = get_hinted_fields(device) or list(reading or [device.name])
+    if not reading and len(keys) == 1:  # a dry run
+        return keys[0]
+    values = [reading[key]["value"] for key in keys if key in reading]
+    if len(keys) != 1 or not (len(values) == 1 and _is_number(values[0])):
+        raise ValueError(f"truth must read one number, but {device.name} reads {values} as {keys}")
+    return keys[0]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _return(travel: Travel) -> MsgGenerator[None]:

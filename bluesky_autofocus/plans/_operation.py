@@ -88,12 +88,27 @@ class Operation:
         wanted = self.travel.reached((lowest_um, highest_um, self.travel.start_um))
         yield from check_reachable(self.axis, wanted)
 
-    def expose(self, imagined: Reading, imagined_um: float) -> MsgGenerator[Exposure]:
-        """Take an exposure; in a dry run imagine that it gave that reading at that position."""
+    def expose(
+        self,
+        imagined: Reading,
+        imagined_um: float,
+        *,
+        analysis: FocusAnalysis | None = None,
+        beside: Detectors = (),
+    ) -> MsgGenerator[Exposure]:
+        """Take an exposure; in a dry run imagine that it gave that reading at that position.
+
+        Parameters
+        ----------
+        analysis : FocusAnalysis, optional
+            That judges it, where it is not the operation's.
+        beside : sequence of Readable
+            What belongs in the Event besides the detectors.
+        """
         exposure = yield from expose(
-            self.detectors,
+            [*self.detectors, *beside],
             self.axis,
-            analysis=self.analysis,
+            analysis=analysis or self.analysis,
             stream=f"focus_{self.method}",
             timeout_s=self.timeout_s,
         )

@@ -9,7 +9,14 @@ from bluesky.utils import MsgGenerator
 from bluesky_autofocus.leds import Pattern, Single
 from bluesky_autofocus.records import Reading, Verdict
 
-__all__ = ["DefocusAnalysis", "FocusAnalysis", "FocusAxis", "FocusStub", "PatternLight"]
+__all__ = [
+    "DefocusAnalysis",
+    "FocusAnalysis",
+    "FocusAxis",
+    "FocusStub",
+    "ScanAnalysis",
+    "PatternLight",
+]
 
 
 @runtime_checkable
@@ -51,6 +58,15 @@ class DefocusAnalysis(FocusAnalysis, Protocol):
     @property
     def range_um(self) -> float:
         """Largest defocus, to either side, that it can measure."""
+        ...
+
+
+@runtime_checkable
+class ScanAnalysis(FocusAnalysis, Protocol):
+    """An analysis that compares the planes of a scan: its reading is the defocus in um of the last one."""
+
+    def check_scan(self, spacing_um: float, planes: int) -> None:
+        """Raise a ValueError unless it knows scans of that many planes so far apart."""
         ...
 
 

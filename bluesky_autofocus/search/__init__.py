@@ -3,6 +3,13 @@
 from bluesky_autofocus.search._blur import BlurTrigger
 from bluesky_autofocus.search._brent import LEAST_BRENT_EXPOSURES, ScalarSolver, bounded_brent, brent_search
 from bluesky_autofocus.search._inverted import inverted
+from bluesky_autofocus.search._key_frames import (
+    KeyFrameSearch,
+    Plane,
+    Sighting,
+    key_frame_search,
+    spacing_of,
+)
 from bluesky_autofocus.search._peak import FocusCurve, judge
 from bluesky_autofocus.search._samples import Conclusion, Sample, Search
 from bluesky_autofocus.search._sweep import LEAST_SWEEP_EXPOSURES, sweep_search
@@ -13,12 +20,17 @@ __all__ = [
     "BlurTrigger",
     "Conclusion",
     "FocusCurve",
+    "KeyFrameSearch",
+    "Plane",
     "Sample",
     "ScalarSolver",
     "Search",
+    "Sighting",
     "bounded_brent",
     "brent_search",
     "inverted",
     "judge",
+    "key_frame_search",
+    "spacing_of",
     "sweep_search",
 ]

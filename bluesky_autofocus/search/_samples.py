@@ -37,7 +37,7 @@ class Conclusion:
     @property
     def found(self) -> bool:
         """Whether the position is to be believed."""
-        return self.reason is Reason.FOUND
+        return self.reason in (Reason.FOUND, Reason.HELD_BACK)
 
 
 Search: TypeAlias = Generator[float, Sample, Conclusion]

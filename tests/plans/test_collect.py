@@ -9,6 +9,7 @@ from bluesky import RunEngine
 from bluesky import preprocessors as bpp
 from bluesky.simulators import summarize_plan
 from bluesky.utils import Msg, RunEngineInterrupted
+from ophyd import Signal
 from ophyd.utils import LimitError
 
 from bluesky_autofocus.devices import SimulatedAxis, SimulatedCamera, SimulatedLEDArray
@@ -58,7 +59,8 @@ class Bench:
             "exposures_s": (0.01, 0.1),
             **options,
         }
-        return collect_focal_stacks([self.camera], self.z, leds=self.leds, stage=(self.x, self.y), **options)
+        options = {"leds": self.leds, "stage": (self.x, self.y), **options}
+        return collect_focal_stacks([self.camera], self.z, **options)
 
 
 @pytest.fixture
@@ -255,3 +257,100 @@ def test_bad_input_is_refused_before_anything_moves(RE, bench, documents, messag
         RE(bench.collect(**options))
     assert not documents
     assert not [msg for msg in messages if msg.command in ("set", "open_run", "stage")]
+
+
+class Focus(Signal):
+    """Where the field that a bench shows is in focus."""
+
+    def __init__(self, bench, **kwargs):
+        super().__init__(name="focus", **kwargs)
+        self.bench = bench
+
+    def get(self, **kwargs):
+        return 1.0 + self.bench.x.position / 100
+
+
+UNLIT = {"leds": None, "exposure": None, "exposures_s": None}
+
+
+class TestWithoutLight:
+    """The light is left as it is."""
+
+    def test_the_light_is_not_touched_and_has_no_name(self, RE, bench, documents, messages):  # noqa: N803
+        RE(bench.collect(**UNLIT))
+        (start,) = documents.named("start")
+        assert start["patterns"] == [""]
+        events = documents.events("stack")
+        assert [(e["field_number"], e["field_plane"]) for e in events] == list(
+            itertools.product(range(3), range(3))
+        )
+        assert {event["field_pattern"] for event in events} == {0}
+        assert not [key for key in events[0] if key.startswith("leds")]
+        assert not [msg for msg in messages if msg.obj is bench.leds]
+        assert documents.events("field") == [{"field_number": n, "field_exposures": 3} for n in range(3)]
+        assert start["num_points"] == 9
+        assert bench.now == START
+
+    def test_the_exposure_time_may_be_set_all_the_same(self, RE, bench, documents):  # noqa: N803
+        RE(bench.collect(leds=None, exposures_s=(0.1,), patterns=[]))
+        assert {event["camera_exposure_s"] for event in documents.events("stack")} == {0.1}
+        assert bench.now == START
+
+    def test_another_run_adds_the_fields_that_are_missing(self, RE, bench, documents):  # noqa: N803
+        RE(bench.collect(**UNLIT, skip=[0, 2], collection="c1", resume_of="earlier"))
+        assert completed(documents) == [1]
+        assert documents.named("start")[0]["resume_of"] == "earlier"
+
+    def test_whatever_fails_all_is_put_back(self, RE, bench, documents, count):  # noqa: N803
+        options = {**UNLIT, "truth": Focus(bench), "positions": POSITIONS[1:2]}
+        closing = 1 + 4  # the run, and what was staged
+        for index in range(count(**options) - closing):
+            with pytest.raises(RuntimeError, match="thrown in place"):
+                RE(at_message(bench.collect(**options), index, throwing))
+            assert bench.now == START, index
+            assert RE.state == "idle"
+
+    def test_patterns_without_light_are_refused(self, RE, bench, documents, messages):  # noqa: N803
+        with pytest.raises(ValueError, match=r"patterns are shown by leds: got \['annulus'\] and no leds"):
+            RE(bench.collect(**UNLIT, patterns=["annulus"]))
+        assert not documents
+        assert not [msg for msg in messages if msg.command in ("set", "open_run", "stage")]
+
+
+class TestTruth:
+    def test_it_is_in_every_event_of_the_stack(self, RE, bench, documents):  # noqa: N803
+        RE(bench.collect(truth=Focus(bench)))
+        assert documents.named("start")[0]["truth_key"] == "focus"
+        events = documents.events("stack")
+        assert [event["focus"] for event in events] == [1 + event["x"] / 100 for event in events]
+        assert len({event["focus"] for event in events}) == 3
+
+    def test_a_detector_that_knows_it_is_read_once(self, RE, bench, documents, messages):  # noqa: N803
+        focus = Focus(bench)
+        options = {**UNLIT, "stage": (bench.x, bench.y), "positions": POSITIONS[:1], "sample": "s"}
+        del options["exposure"], options["exposures_s"]
+        RE(collect_focal_stacks([bench.camera, focus], bench.z, z_um=(-1, 1), truth=focus, **options))
+        assert documents.named("start")[0]["truth_key"] == "focus"
+        assert [event["focus"] for event in documents.events("stack")] == [2.0] * 3
+
+    def test_of_a_device_with_several_readings_the_hinted_one_counts(self, RE, bench, documents):  # noqa: N803
+        RE(bench.collect(truth=SimulatedAxis(name="focus", limits=(-5, 5), position_um=1.5)))
+        assert documents.named("start")[0]["truth_key"] == "focus"
+        assert {event["focus"] for event in documents.events("stack")} == {1.5}
+
+    def test_without_it_nothing_is_said(self, RE, bench, documents):  # noqa: N803
+        RE(bench.collect())
+        assert "truth_key" not in documents.named("start")[0]
+
+    def test_a_dry_run(self, bench, capsys):
+        summarize_plan(bench.collect(truth=Focus(bench)))
+        assert capsys.readouterr().out.count("Read ['camera', 'leds', 'z', 'x', 'y', 'focus', 'field']") == 18
+
+    @pytest.mark.parametrize("value", ["sharp", True])
+    def test_what_is_no_number_is_refused(self, RE, bench, documents, messages, value):  # noqa: N803
+        with pytest.raises(ValueError, match="truth must read one number, but lamp reads"):
+            RE(bench.collect(truth=Signal(name="lamp", value=value)))
+        with pytest.raises(ValueError, match=r"truth must read one number, but leds reads"):
+            RE(bench.collect(truth=bench.leds))
+        assert not documents
+        assert not [msg for msg in messages if msg.command in ("set", "open_run", "stage")]

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bluesky_autofocus.leds import Single
-from bluesky_autofocus.models._training import import_keras
+from bluesky_autofocus.models._training import import_keras, library_versions, scale_sigma
 from bluesky_autofocus.models.card import FeatureRecord, ModelCard, ModelInputs, TrainingRecord
 from bluesky_autofocus.models.single_shot._model import ARCHITECTURE, OUTPUT_SCALE_UM, SingleShotModel
 from bluesky_autofocus.models.single_shot.features import ContourFeatures
@@ -174,7 +174,7 @@ def train_default(
             seed=options.seed,
             minutes=0.0,
             options=dataclasses.asdict(options),
-            versions=_versions(),
+            versions=library_versions(),
         ),
         figures={},
         valid_for=valid_for,
@@ -280,7 +280,7 @@ def _calibrated(
     x = [model.strange_parts(frame) for frame in np.asarray(powers, np.float32)[inside]]
     residual, distance = np.quantile(np.array(x), 0.999, axis=0) * 1.1
     contrast = min(fact.contrast for fact in facts) - 0.5
-    floor, scale = _scaled(error, raw)
+    floor, scale = scale_sigma(error, raw)
     sigma = np.hypot(scale * raw, floor)
     largest = float(min(np.quantile(sigma, 0.98), dof_um / 3))
     believed = sigma <= largest
@@ -290,7 +290,7 @@ def _calibrated(
             f"{np.median(np.abs(error)):.1f} um, expected well below a depth of field; "
             "use more fields or steps"
         )
-    floor, scale = _scaled(error[believed], raw[believed])
+    floor, scale = scale_sigma(error[believed], raw[believed])
     settings = {
         "residual_limit": float(residual),
         "distance_limit": float(distance),
@@ -318,21 +318,6 @@ def _calibrated(
     return SingleShotModel(card, arrays)
 
 
-def _scaled(error: NDArray[np.float64], raw: NDArray[np.float64]) -> tuple[float, float]:
-    """Return floor and scale of sigma: two sigma hold 95 %, and sigma says most about each frame's error."""
-    best = (np.inf, 0.0, 1.0)
-    for floor in np.linspace(0, np.quantile(np.abs(error), 0.9), 16):
-        low, high = 0.0, 50.0
-        for _ in range(40):  # coverage grows with the scale
-            scale = (low + high) / 2
-            covered = np.mean(np.abs(error) <= 2 * np.hypot(scale * raw, floor))
-            low, high = (scale, high) if covered < 0.95 else (low, scale)
-        sigma = np.hypot(high * raw, max(floor, 1e-6))
-        loss = float(np.mean(0.5 * (error / sigma) ** 2 + np.log(sigma)))
-        best = min(best, (loss, float(floor), float(high)))
-    return best[1], best[2]
-
-
 def _record(features: ContourFeatures) -> FeatureRecord:
     options = dict(features.parameters)
     return FeatureRecord(options.pop("name"), options)
@@ -341,17 +326,3 @@ def _record(features: ContourFeatures) -> FeatureRecord:
 def _single(na_xy: tuple[float, ...]) -> Single:
     x, y = na_xy
     return Single(round(float(np.hypot(x, y)), 6), round(float(np.degrees(np.arctan2(y, x))), 6))
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    import keras
-    import tensorflow
-
-    return {
-        "bluesky-autofocus": version("bluesky-autofocus"),
-        "numpy": np.__version__,
-        "keras": keras.__version__,
-        "tensorflow": tensorflow.__version__,
-    }

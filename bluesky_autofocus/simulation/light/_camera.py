@@ -76,6 +76,11 @@ class LightCamera:
         """Of its frames."""
         return np.uint8 if self.bits <= 8 else np.uint16
 
+    @property
+    def full_scale(self) -> float:
+        """Grey level of pixels that are saturated."""
+        return float(min(int(self.gain * self.full_well_e + self.offset + 0.5), 2**self.bits - 1))
+
     def frame(
         self, intensity: NDArray[np.float32], rng: np.random.Generator, exposure: float = 1.0
     ) -> NDArray[np.uint8 | np.uint16]:
