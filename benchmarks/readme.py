@@ -41,6 +41,15 @@ SHOWN = {
         "exposures_verified": "the same: exposures",
         "confident_wrong": "the same: confident and wrong",
     },
+    "key_frame": {
+        "coarse_accuracy_or_tie": "living cells, 60x: of three planes 1 um apart the nearest, but for ties",
+        "fine_accuracy": "the same: of seven 250 nm apart one of the three nearest",
+        "fewer_errors_fine": "the same: fewer wrong choices than the best sharpness metric",
+        "median_error_nm": "focused from within 1.5 um, through the RunEngine: median error",
+        "p99_error_nm": "the same: 99th percentile",
+        "max_exposures": "the same, and from within 3 um: most exposures",
+        "confident_wrong": "the same: confident and wrong",
+    },
     "chain": {
         "chain_ms": "one exposure through everything, 2048 x 2048",
         "overhead_ratio": "the same, against a bare loop of grab, score and h5py",
