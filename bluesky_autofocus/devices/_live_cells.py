@@ -91,7 +91,7 @@ class SimulatedLiveCellMicroscope(SlideMicroscope):
     """
 
     truth = Cpt(Truth, kind="normal")
-    condenser_numerical_aperture = Cpt(
+    condenser_aperture = Cpt(  # the objective is known by its numerical_aperture
         ComputedSignal, attribute="condenser.numerical_aperture", egu="", value=0.0, kind="normal"
     )
 

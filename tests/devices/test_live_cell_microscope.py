@@ -61,13 +61,13 @@ def test_everything_that_shapes_a_frame_and_the_truth_are_in_its_event(RE, docum
         f"microscope_{key}"
         for key in (
             *(f"{axis}{part}" for axis in "xyz" for part in ("", "_setpoint")),
-            *("camera_mean", "camera_exposure_s", "condenser_numerical_aperture", "truth_focus_um"),
+            *("camera_mean", "camera_exposure_s", "condenser_aperture", "truth_focus_um"),
             *("objective_numerical_aperture", "objective_wavelength_um", "objective_pixel_size_um"),
             *("objective_magnification", "objective_refractive_index"),
         )
     }
     assert event["microscope_truth_focus_um"] == pytest.approx(microscope.focus_um)
-    assert event["microscope_condenser_numerical_aperture"] == 0.5
+    assert event["microscope_condenser_aperture"] == 0.5
     assert event["microscope_objective_numerical_aperture"] == 1.3
     (descriptor,) = documents.named("descriptor")
     assert descriptor["data_keys"]["microscope_truth_focus_um"]["units"] == "um"
