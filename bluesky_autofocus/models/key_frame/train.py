@@ -107,7 +107,7 @@ class TrainingOptions:
     layers: Layers = ((16, 5, 2), (24, 3, 2), (32, 3, 1), (48, 3, 2), (64, 3, 1))
     size: int = 64
     width: int = 64
-    steps: int = 2500
+    steps: int = 4500
     cells: int = 8
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
@@ -425,8 +425,12 @@ def _calibrated(
             f"validation_{scan.name}_rmse_um": float(np.sqrt(np.mean(error_um**2))),
             f"validation_{scan.name}_median_um": float(np.median(np.abs(error_um))),
             f"validation_{scan.name}_p99_um": float(np.quantile(np.abs(error_um), 0.99)),
-            f"validation_{scan.name}_inside_missed": float(1 - inside[there].mean()),
-            f"validation_{scan.name}_outside_accepted": float(inside[~there].mean()),
+            # short stacks, or few of them, may have none of a kind
+            **{
+                f"validation_{scan.name}_{which}": float(of.mean())
+                for which, of in (("inside_missed", ~inside[there]), ("outside_accepted", inside[~there]))
+                if of.size
+            },
         }
     limit = float(np.quantile(np.concatenate(strange), 0.999) * 1.2)
     card = dataclasses.replace(
