@@ -2,8 +2,8 @@
 
 Every window of seven planes of every recorded stack: those that contain the plane labelled as in focus and
 its neighbours, and those that do not. Reported is how it comes out: how often a choice is accepted, how often
-that is within one plane of the label, and how often "none of these" is the answer. Planes are taken for 250 nm
-apart whatever they are: only of `yeast-phase-object`, living cells in bright field 0.3 um apart, that is
+that is within one plane of the label, and how often "none of these" is the answer. Planes are taken for 250
+nm apart whatever they are: only of `yeast-phase-object`, living cells in bright field 0.3 um apart, that is
 nearly so, and its label is the rule of the software it came from, not a person. It is smaller than a patch:
 mirrored at its edges.
 
