@@ -1,0 +1,473 @@
+"""Each of the eighteen features against its definition, and the sharpness of each colour."""
+
+import math
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from skimage.feature import graycomatrix
+
+from bluesky_autofocus.models.hh_net.features import (
+    NAMES,
+    EmptyRegionError,
+    _crop_places,
+    as_colour,
+    band_energies,
+    choose,
+    content,
+    cooccurrence,
+    correlations,
+    energies_of,
+    handcrafted,
+    moments,
+    patches_of,
+    region_of_interest,
+    shape,
+    texture,
+)
+
+
+def grey(*rows):
+    return np.array(rows, np.uint8)
+
+
+def smear(size=(300, 400), cells=12, seed=0, blur_px=(0.0, 0.0, 0.0)):
+    """Return a frame with stained cells, each colour blurred by its own radius."""
+    rng = np.random.default_rng(seed)
+    frame = np.full((*size, 3), 225, np.uint8)
+    for _ in range(cells):
+        centre = int(rng.integers(size[1])), int(rng.integers(size[0]))
+        axes = int(rng.integers(10, 25)), int(rng.integers(8, 20))
+        cv2.ellipse(frame, centre, axes, float(rng.integers(180)), 0, 360, (110, 70, 150), -1)
+    out = frame.astype(np.float32)
+    for colour, radius in enumerate(blur_px):
+        if radius:
+            out[..., colour] = cv2.GaussianBlur(out[..., colour], (0, 0), radius)
+    return np.clip(out + rng.normal(0, 1.5, out.shape), 0, 255).astype(np.uint8)
+
+
+SMEAR = smear()
+
+
+def test_nothing_optional_is_needed():
+    code = (
+        "import sys, numpy as np; from bluesky_autofocus.models.hh_net import classes, features, voting; "
+        "frame = np.full((200, 200, 3), 230, np.uint8); frame[50:80, 50:80] = 90; "
+        "features.handcrafted(frame); features.band_energies(frame, 64); "
+        "assert not {'skimage', 'tensorflow', 'bluesky'} & set(sys.modules), 'imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# ---- moments ---------------------------------------------------------------------------------------------
+
+
+def test_moments_by_hand():
+    # Levels 0, 0, 0, 4: mean 1, variance (3 x 1 + 9) / 4 = 3, third moment (3 x -1 + 27) / 4 = 6, fourth
+    # (3 x 1 + 81) / 4 = 21. So the skewness is 6 / 3^1.5 = 2 / sqrt 3 and the kurtosis 21 / 9.
+    np.testing.assert_allclose(moments(grey([0, 0], [0, 4])), [1, 3, 2 / math.sqrt(3), 7 / 3])
+
+
+def test_moments_are_those_of_the_region():
+    levels = np.random.default_rng(0).integers(0, 256, (30, 40)).astype(np.uint8)
+    mask = np.random.default_rng(1).integers(0, 2, (30, 40)).astype(np.uint8)
+    inside = levels[mask == 1].astype(float)
+    z = (inside - inside.mean()) / inside.std()
+    np.testing.assert_allclose(
+        moments(levels, mask), [inside.mean(), inside.var(), (z**3).mean(), (z**4).mean()]
+    )
+    np.testing.assert_array_equal(moments(levels, mask * 255), moments(levels, mask))
+
+
+def test_moments_where_all_is_the_same():
+    assert moments(np.full((5, 5), 77, np.uint8)) == (77, 0, 0, 0)
+
+
+# ---- texture ---------------------------------------------------------------------------------------------
+
+
+def test_cooccurrence_by_hand():
+    # Classes 0 0 / 0 1. Across: 00 and 01; down: 00 and 01; down to the right: 01; down to the left: 00.
+    # That is three of each; both ways round 6 of 00, 3 of 01 and 3 of 10.
+    np.testing.assert_allclose(cooccurrence(grey([0, 100], [127, 128]), levels=2), [[0.5, 0.25], [0.25, 0.0]])
+
+
+def test_cooccurrence_within_a_region():
+    # Only the upper three of a column: one pair 0 to 1 and one 1 to 1, so 01, 10 and twice 11.
+    levels, mask = grey([0, 0], [200, 0], [200, 0], [0, 0]), grey([1, 0], [255, 0], [2, 0], [0, 0])
+    np.testing.assert_allclose(cooccurrence(levels, mask, levels=2), [[0, 0.25], [0.25, 0.5]])
+
+
+@pytest.mark.parametrize("levels", [2, 8, 32, 256])
+@pytest.mark.parametrize("masked", [False, True])
+def test_cooccurrence_is_that_of_scikit_image(levels, masked):
+    rng = np.random.default_rng(levels)
+    image = cv2.GaussianBlur(rng.integers(0, 256, (41, 37)).astype(np.uint8), (0, 0), 1.0)
+    mask = (cv2.GaussianBlur(rng.normal(size=(41, 37)), (0, 0), 3.0) > 0).astype(np.uint8)
+    classes = image.astype(int) * levels // 256
+    if masked:
+        classes[mask == 0] = levels  # a class of its own, which is left out afterwards
+    angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
+    counts = graycomatrix(classes.astype(np.uint16), [1], angles, levels + 1, symmetric=True, normed=False)
+    expected = counts.sum(axis=(2, 3), dtype=float)[:levels, :levels]
+    found = cooccurrence(image, mask if masked else None, levels=levels)
+    np.testing.assert_allclose(found, expected / expected.sum(), rtol=1e-12)
+    if not masked:  # and nearly the mean of the normed ones
+        each = graycomatrix(classes.astype(np.uint16), [1], angles, levels, symmetric=True, normed=True)
+        np.testing.assert_allclose(found, each.mean(axis=(2, 3)), atol=0.01 * found.max())
+
+
+def test_texture_by_hand():
+    # Sums 2 and 3 and differences 0 and 1, half each.
+    np.testing.assert_allclose(
+        texture(np.array([[0.5, 0.25], [0.25, 0.0]])), [math.log(2), 2.5, 0.25, math.log(2)]
+    )
+    # Levels 1 to 3, five pairs of 0.2: 11, 22, 33, 13 and 31. Sums: 2 with 0.2, 4 with 0.6, 6 with 0.2, on
+    # average 4. Differences: 0 with 0.6, 2 with 0.4, on average 0.8, with variance 0.6 x 0.64 + 0.4 x 1.44.
+    matrix = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]]) / 5
+    np.testing.assert_allclose(
+        texture(matrix),
+        [
+            -(0.4 * math.log(0.2) + 0.6 * math.log(0.6)),
+            4.0,
+            0.96,
+            -(0.6 * math.log(0.6) + 0.4 * math.log(0.4)),
+        ],
+    )
+
+
+def test_texture_of_one_level():
+    np.testing.assert_allclose(texture(cooccurrence(np.full((4, 4), 255, np.uint8))), [0, 64, 0, 0])
+
+
+# ---- shape -----------------------------------------------------------------------------------------------
+
+
+def test_shape_of_a_rectangle():
+    mask = np.zeros((9, 9), np.uint8)
+    mask[3:5, 2:6] = 1
+    # A = 8, hull 8; through the middles it is 2 (3 + 1) long, so P = 12; 2 high and 4 wide.
+    np.testing.assert_allclose(shape(mask), [1, 144 / (4 * math.pi * 8), 0.5, 1])
+
+
+def test_shape_of_a_corner():
+    # A = 5. The hull is the square of 9 less a triangle with legs of 2. The line through the middles goes 2
+    # down, 2 right, 1 back, across the inner corner by sqrt 2 and 1 up; the box is 3 x 3.
+    mask = grey([1, 0, 0], [1, 0, 0], [1, 1, 1])
+    perimeter = 6 + math.sqrt(2) + 4
+    np.testing.assert_allclose(shape(mask), [5 / 7, perimeter**2 / (4 * math.pi * 5), 1, 5 / 9], rtol=1e-6)
+
+
+def test_shape_of_a_pixel_and_of_a_line():
+    np.testing.assert_allclose(shape(grey([0, 0], [0, 1])), [1, 16 / (4 * math.pi), 1, 1])
+    # There and back: P = 2 x 3 + 4.
+    np.testing.assert_allclose(shape(grey([1], [1], [1], [1])), [1, 100 / (4 * math.pi * 4), 4, 1])
+
+
+def test_shape_of_a_disc():
+    y, x = np.mgrid[-60:61, -60:61]
+    convexity, compactness, aspect, area = shape((x**2 + y**2 <= 50**2).astype(np.uint8))
+    assert convexity == pytest.approx(1, abs=0.02) and convexity <= 1
+    assert compactness == pytest.approx(1.1, abs=0.05)
+    assert aspect == 1
+    assert area == pytest.approx(math.pi / 4, abs=0.02)
+
+
+def test_shape_is_that_of_the_largest_outline_with_its_holes():
+    mask = np.zeros((12, 12), np.uint8)
+    mask[1:5, 1:7] = 255
+    mask[2:4, 3:5] = 0
+    alone = shape(mask)
+    mask[8:10, 8:10] = 255
+    assert shape(mask) == alone
+    np.testing.assert_allclose(alone[2:], [4 / 6, 1])
+
+
+# ---- the region ------------------------------------------------------------------------------------------
+
+
+def test_the_region_is_the_largest_stained_part_with_its_holes():
+    levels = np.full((9, 9), 200, np.uint8)
+    levels[1:4, 1:4] = 60
+    levels[2, 2] = 200
+    levels[6:8, 5:8] = 50
+    expected = np.zeros((9, 9), np.uint8)
+    expected[1:4, 1:4] = 1  # 8 px against 6
+    region = region_of_interest(levels, least_px=4)
+    assert region.dtype == np.uint8
+    np.testing.assert_array_equal(region, expected)
+    levels[4, 4] = 60  # touches both by a corner of its own
+    levels[5, 5] = 60
+    joined = region_of_interest(levels, least_px=4)
+    assert joined.sum() == 9 + 2 + 6
+
+
+def test_empty_regions_are_refused():
+    flat = np.full((20, 20), 200, np.uint8)
+    for level in (0, 128, 255):
+        with pytest.raises(EmptyRegionError, match="contrast of 0.0 grey levels .* expected at least 5"):
+            region_of_interest(np.full((20, 20), level, np.uint8))
+    with pytest.raises(EmptyRegionError, match="contrast of 0.0"):
+        region_of_interest(flat, least_contrast=0)
+    noise = np.random.default_rng(0).normal(200, 1.5, (200, 200)).astype(np.uint8)
+    with pytest.raises(EmptyRegionError, match=r"contrast of 2\.\d grey levels"):
+        region_of_interest(noise)
+    flat[3:6, 3:6] = 50
+    with pytest.raises(EmptyRegionError, match="largest stained part has 9 px: expected at least 16"):
+        region_of_interest(flat)
+    nothing = np.zeros((20, 20), np.uint8)
+    for function in (moments, cooccurrence):
+        with pytest.raises(EmptyRegionError, match="expected at least"):
+            function(flat, nothing)
+    with pytest.raises(EmptyRegionError, match="0 px: expected at least 1"):
+        shape(nothing)
+    assert issubclass(EmptyRegionError, ValueError)
+
+
+# ---- correlations ----------------------------------------------------------------------------------------
+
+
+def test_correlations_by_hand():
+    # Just four crops: two alike, one turned into its negative, and one without detail.
+    crop = np.random.default_rng(0).integers(0, 256, (100, 100)).astype(np.uint8)
+    frame = np.block([[crop, 255 - crop], [np.full_like(crop, 9), crop]])
+    np.testing.assert_allclose(sorted(correlations(frame)), [-1, -1, 0, 0, 0, 1], atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [(300, 400), (100, 103), (150, 240)])
+def test_correlations_are_those_of_numpy(size):
+    frame = np.random.default_rng(1).integers(0, 256, size).astype(np.uint8)
+    frame = cv2.GaussianBlur(frame, (0, 0), 20)
+    crops = [frame[y : y + 100, x : x + 100].ravel() for y, x in _crop_places(size, 5)]
+    expected = np.corrcoef(np.array(crops, float))
+    np.testing.assert_allclose(
+        correlations(frame, 5), [expected[i, j] for i in range(4) for j in range(i + 1, 4)], atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("size", [(1536, 2048), (200, 200), (100, 400), (199, 455), (299, 299)])
+def test_crops_do_not_overlap_where_there_is_room(size):
+    seen = set()
+    for seed in range(30):
+        places = _crop_places(size, seed)
+        assert places == _crop_places(size, seed)
+        seen.add(tuple(places))
+        for i, (y, x) in enumerate(places):
+            assert 0 <= y <= size[0] - 100 and 0 <= x <= size[1] - 100
+            assert all(max(abs(y - v), abs(x - u)) >= 100 for v, u in places[:i])
+    assert len(seen) > 10
+
+
+@pytest.mark.parametrize("size", [(101, 101), (100, 103), (199, 199), (120, 399)])
+def test_crops_lie_at_four_places_where_there_is_less_room(size):
+    for seed in range(30):
+        places = _crop_places(size, seed)
+        assert len(set(places)) == 4
+        assert all(0 <= y <= size[0] - 100 and 0 <= x <= size[1] - 100 for y, x in places)
+
+
+# ---- all eighteen ----------------------------------------------------------------------------------------
+
+
+def test_the_eighteen_are_what_their_names_say():
+    features = handcrafted(SMEAR, seed=3)
+    assert features.shape == (18,) == (len(NAMES),)
+    assert features.dtype == np.float32
+    levels = cv2.cvtColor(SMEAR, cv2.COLOR_RGB2GRAY)
+    binned = np.rint(levels.reshape(150, 2, 200, 2).mean(axis=(1, 3))).astype(np.uint8)
+    # halves may be rounded either way
+    resized = cv2.resize(levels, (200, 150), interpolation=cv2.INTER_AREA)
+    assert np.abs(binned.astype(int) - resized).max() <= 1
+    mask = region_of_interest(resized)
+    expected = [
+        *moments(resized, mask),
+        *texture(cooccurrence(resized, mask)),
+        *shape(mask),
+        *correlations(levels, 3),
+    ]
+    np.testing.assert_allclose(features, expected, rtol=1e-6)
+
+
+def test_without_binning_it_is_the_frame_itself():
+    levels = cv2.cvtColor(SMEAR, cv2.COLOR_RGB2GRAY)
+    mask = region_of_interest(levels)
+    np.testing.assert_allclose(handcrafted(SMEAR, binning=1)[8:12], shape(mask), rtol=1e-6)
+    assert np.isfinite(handcrafted(SMEAR[:299, :399], binning=3)).all()
+
+
+def test_the_seed_moves_only_the_crops():
+    first, again, other = (handcrafted(SMEAR, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first[:12], other[:12])
+    assert (first[12:] != other[12:]).any()
+
+
+def test_defocus_is_seen():
+    sharp, blurred = handcrafted(SMEAR), handcrafted(smear(blur_px=(8, 8, 8)))
+    seen = dict(zip(NAMES, blurred - sharp, strict=True))
+    assert seen["mean"] > 0 and seen["skewness"] < 0 and seen["sum_entropy"] > 0
+
+
+def test_frames_are_left_as_they_are_and_may_lie_in_memory_in_any_way():
+    for view in (SMEAR[..., ::-1], SMEAR[::-1, ::2], SMEAR.transpose(1, 0, 2)):
+        copy = np.ascontiguousarray(view)
+        copy.setflags(write=False)
+        np.testing.assert_array_equal(handcrafted(view), handcrafted(copy))
+        np.testing.assert_array_equal(band_energies(view, 64), band_energies(copy, 64))
+    np.testing.assert_array_equal(SMEAR, smear())
+
+
+def test_a_grey_frame_is_taken_only_when_asked_for():
+    levels = SMEAR[..., 1]
+    for function in (handcrafted, lambda frame, **options: band_energies(frame, 64, **options)):
+        with pytest.raises(ValueError, match=r"shape \(300, 400\): expected colours, \(H, W, 3\); a grey"):
+            function(levels)
+        np.testing.assert_array_equal(
+            function(levels, grey="repeat"), function(np.repeat(levels[..., None], 3, 2))
+        )
+        np.testing.assert_array_equal(function(SMEAR, grey="repeat"), function(SMEAR))
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (SMEAR.astype(np.uint16), "of uint16: expected uint8"),
+        (SMEAR / 255, "of float64: expected uint8"),
+        (np.zeros((300, 400, 4), np.uint8), r"shape \(300, 400, 4\): expected \(H, W, 3\)"),
+        (np.zeros((300, 400, 1), np.uint8), r"shape \(300, 400, 1\): expected \(H, W, 3\)"),
+        (np.zeros((2, 300, 400, 3), np.uint8), r"expected \(H, W, 3\)"),
+    ],
+)
+def test_what_is_no_frame_of_colours(frame, message):
+    for function in (handcrafted, band_energies, as_colour):
+        with pytest.raises(ValueError, match=message):
+            function(frame)
+
+
+@pytest.mark.parametrize(
+    ("frame", "options", "message"),
+    [
+        (SMEAR[:99], {}, "the frame is 99 x 400 px: expected at least 100 x 100"),
+        (SMEAR[:100, :102], {}, "100 x 102 px: expected room for four crops of 100 x 100, has it for 3"),
+        (SMEAR, {"binning": 0}, "binning is 0: expected 1 to 16"),
+        (SMEAR, {"binning": 17}, "binning is 17: expected 1 to 16"),
+        (SMEAR, {"grey": "mean"}, "grey is 'mean': expected one of refuse, repeat"),
+        (np.full((200, 200, 3), 230, np.uint8), {}, "contrast of 0.0"),
+    ],
+)
+def test_what_has_no_eighteen(frame, options, message):
+    with pytest.raises(ValueError, match=message):
+        handcrafted(frame, **options)
+
+
+@pytest.mark.parametrize("levels", [1, 257])
+def test_other_numbers_of_levels_are_refused(levels):
+    with pytest.raises(ValueError, match=f"levels is {levels}: expected 2 to 256"):
+        cooccurrence(grey([0, 1]), levels=levels)
+
+
+# ---- sharpness in each colour ----------------------------------------------------------------------------
+
+
+def test_patches_lie_in_the_middle_of_the_frame():
+    corners = patches_of(np.zeros((1536, 2048, 3), np.uint8))
+    assert corners.shape == (5, 6, 2)
+    # 1536 - 5 x 300 = 36 and 2048 - 6 x 300 = 248 are left
+    assert corners[0, 0].tolist() == [18, 124]
+    assert corners[4, 5].tolist() == [18 + 1200, 124 + 1500]
+    assert patches_of(np.zeros((7, 10)), 3).tolist() == [[[0, 0], [0, 3], [0, 6]], [[3, 0], [3, 3], [3, 6]]]
+
+
+def test_the_energy_of_a_chessboard():
+    # Intensities 0 and 2, logarithms ln 8 and ln 10. Five of 3 x 3 are as the middle one and four are not, so
+    # it differs from their mean by 4/9 (ln 10 - ln 8). One level on all is even.
+    patch = np.repeat((np.indices((24, 24)).sum(axis=0) % 2 * 2)[..., None], 3, axis=2).astype(np.uint8)
+    energies = energies_of(patch, 2).reshape(2, 3)
+    np.testing.assert_allclose(energies[0], math.log(4 / 9 * math.log(10 / 8)), atol=1e-4)
+    np.testing.assert_allclose(energies[1], math.log(1e-10) / 2, atol=1e-2)
+    # Fields of 2 x 2 px are the same chessboard one level on.
+    large = patch.repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_allclose(energies_of(large, 2).reshape(2, 3)[1], energies[0], atol=1e-4)
+
+
+def test_energies_belong_to_their_colour():
+    patch = np.full((40, 40, 3), 100, np.uint8)
+    patch[..., 1] = SMEAR[100:140, 100:140, 1]
+    energies = energies_of(patch, 3).reshape(3, 3)
+    np.testing.assert_allclose(energies[:, [0, 2]], math.log(1e-10) / 2, atol=1e-2)
+    assert (energies[:, 1] > -8).all()
+
+
+@pytest.mark.parametrize(("patch_px", "levels"), [(100, 4), (75, 3), (24, 4), (64, 1)])
+def test_energies_of_a_frame_are_those_of_its_patches(patch_px, levels):
+    energies = band_energies(SMEAR, patch_px, levels)
+    corners = patches_of(SMEAR, patch_px)
+    assert energies.shape == (*corners.shape[:2], 3 * levels)
+    assert energies.dtype == np.float32
+    for where in ((0, 0), (-1, -1)):
+        y, x = corners[where]
+        alone = np.zeros_like(SMEAR)  # what is around does not matter
+        patch = alone[y : y + patch_px, x : x + patch_px] = SMEAR[y : y + patch_px, x : x + patch_px]
+        np.testing.assert_array_equal(energies[where], energies_of(patch, levels))
+        np.testing.assert_array_equal(energies[where], band_energies(alone, patch_px, levels)[where])
+
+
+def test_the_ratios_of_colours_tell_the_sign():
+    """With the foci of red and blue apart, the sharper one of them says on which side the specimen is."""
+    far = band_energies(smear(blur_px=(1, 2, 3)), 100).reshape(-1, 4, 3)
+    near = band_energies(smear(blur_px=(3, 2, 1)), 100).reshape(-1, 4, 3)
+    red_over_blue = [float((one[:, 1, 0] - one[:, 1, 2]).mean()) for one in (far, near)]
+    assert red_over_blue[0] > 0.2 and red_over_blue[1] < -0.2
+
+
+def test_blur_takes_the_fine_levels_first():
+    sharp, blurred = (
+        np.median(band_energies(smear(blur_px=(r, r, r)), 100).reshape(-1, 4, 3), axis=(0, 2)) for r in (0, 3)
+    )
+    lost = sharp - blurred
+    assert lost[1] > lost[2] > lost[3]  # of the finest one noise is what is left
+    assert lost[1] > 2 * lost[3]
+
+
+@pytest.mark.parametrize("radius", [0.0, 4.0, 12.0])
+def test_patches_with_content_are_chosen_in_focus_or_not(radius):
+    frame = smear((400, 500), cells=0, seed=4)
+    filled = {(0, 3), (2, 1), (3, 4)}
+    for row, column in filled:
+        block = frame[row * 100 + 25 : row * 100 + 75, column * 100 + 25 : column * 100 + 75]
+        block[:] = smear((50, 50), cells=3, seed=row + 5)
+    if radius:
+        frame = cv2.GaussianBlur(frame, (0, 0), radius)
+        frame = np.clip(frame + np.random.default_rng(0).normal(0, 1.5, frame.shape), 0, 255).astype(np.uint8)
+    energies = band_energies(frame, 100)
+    assert content(energies).shape == (4, 5)
+    assert set(map(tuple, choose(energies, 3).tolist())) == filled
+
+
+def test_the_most_content_comes_first_and_equal_ones_as_they_are_read():
+    energies = np.zeros((2, 3, 12), np.float32)
+    energies[..., :9] = 7  # finer levels do not count
+    energies[1, 1, 9:], energies[0, 2, 10] = 2, 3
+    assert content(energies)[0, 2] == 1
+    assert choose(energies, 4).tolist() == [[1, 1], [0, 2], [0, 0], [0, 1]]
+    assert len(choose(energies, 99)) == 6
+    corners = patches_of(SMEAR, 100)[tuple(choose(energies, 2).T)]
+    assert corners.tolist() == [[100, 100], [0, 200]]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: band_energies(SMEAR, 301), "frame is 300 x 400 px: expected at least one patch of 301 px"),
+        (lambda: patches_of(SMEAR, 0), "patch_px is 0: expected at least 1"),
+        (lambda: band_energies(SMEAR, 23), "side of 23 px: expected at least 24 for 4 levels"),
+        (lambda: band_energies(SMEAR, 100, 0), "levels is 0: expected at least 1"),
+        (lambda: energies_of(SMEAR[:11], 3), "side of 11 px: expected at least 12 for 3 levels"),
+        (lambda: choose(np.zeros((2, 2, 12)), 0), "most is 0: expected at least 1"),
+    ],
+)
+def test_bad_patches_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
