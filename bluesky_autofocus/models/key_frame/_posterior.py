@@ -22,12 +22,10 @@ import dataclasses
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["FocusPosterior", "label", "posterior"]
+__all__ = ["FocusPosterior", "beyond", "label", "posterior"]
 
 _STEP = 0.05
 """Between the positions that are looked at, in planes."""
-_BEYOND = 1.5
-"""How far outside positions are looked at: to a label all that is farther is the same."""
 
 
 def label(focus: ArrayLike, n_planes: int, in_focus: int) -> NDArray[np.float32]:
@@ -51,6 +49,11 @@ def label(focus: ArrayLike, n_planes: int, in_focus: int) -> NDArray[np.float32]
     marked = np.clip((in_focus + 1) / 2 - np.abs(np.arange(n_planes) - f), 0, 1)
     below, above = np.clip(-f, 0, 1), np.clip(f - (n_planes - 1), 0, 1)
     return np.concatenate([below, marked, above], axis=-1).astype(np.float32)
+
+
+def beyond(in_focus: int) -> float:
+    """Return how far outside a scan positions are told apart: to a label all that is farther is the same."""
+    return (in_focus + 1) / 2 + 0.5
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -117,7 +120,8 @@ def posterior(log_odds: ArrayLike, in_focus: int, temperature: float = 1.0) -> F
     if x.ndim != 2 or not x.size or not np.isfinite(x).all():
         raise ValueError(f"log_odds must be finite numbers of shape (n_cells, n_planes + 2), got {x!r}")
     cells, n = len(x), x.shape[1] - 2
-    focus = np.arange(-_BEYOND, n - 1 + _BEYOND + _STEP / 2, _STEP)
+    reach = beyond(in_focus)
+    focus = np.arange(-reach, n - 1 + reach + _STEP / 2, _STEP)
     labels = label(focus, n, in_focus)
     each = _normalised(x @ labels.T / temperature)
     # Cells of a field err together: as many as there are count as the root of their number.

@@ -24,7 +24,7 @@ from bluesky_autofocus.models.key_frame._comparison import (
     restore_comparison,
 )
 from bluesky_autofocus.models.key_frame._model import ARCHITECTURE, KeyFrameModel, Scan, part_of
-from bluesky_autofocus.models.key_frame._posterior import label, posterior
+from bluesky_autofocus.models.key_frame._posterior import beyond, label, posterior
 
 __all__ = ["COARSE", "FINE", "STRIDE", "CellStacks", "TrainingOptions", "train_key_frame"]
 
@@ -465,7 +465,8 @@ def _judged(
             facts = model.facts(patches, scan, spacing_um)
             log_odds.append(facts.log_odds)
             # beyond where a posterior reaches all is one
-            focus.append(float(np.clip((of_field - first) / stride, -1.5, n + 0.5)))
+            reach = beyond(scan.in_focus)
+            focus.append(float(np.clip((of_field - first) / stride, -reach, n - 1 + reach)))
             spacing.append(spacing_um)
             strange.append(facts.strangeness)
     return _Judged(log_odds, np.array(focus), np.array(spacing), np.array(strange))
