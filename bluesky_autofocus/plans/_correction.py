@@ -13,10 +13,11 @@ from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
 
 from bluesky_autofocus.leds import Pattern
-from bluesky_autofocus.plans._criteria import Criteria, Estimate
+from bluesky_autofocus.plans._correcting import correct
+from bluesky_autofocus.plans._criteria import Criteria
 from bluesky_autofocus.plans._exposing import Exposure
 from bluesky_autofocus.plans._lighting import Lighting, lighting_of
-from bluesky_autofocus.plans._moving import Approach, Travel, check_reachable, interval_um, refused_by
+from bluesky_autofocus.plans._moving import Approach, Travel, check_reachable, interval_um
 from bluesky_autofocus.plans._operation import Operation, check_positive, put_back_all, start_of
 from bluesky_autofocus.plans._protocols import (
     DefocusAnalysis,
@@ -133,42 +134,17 @@ def focus_by_correction(
 
     def conclude() -> MsgGenerator[Conclusion]:
         yield from bps.checkpoint()
-        before: Estimate | None = None
-        followed = False
-        at_um, expected_um = start_um, 0.0
-        while True:
-            exposure = yield from measure(expected_um, at_um)
-            reading = exposure.reading
-            if not reading.accepted:
-                return Conclusion(reading.reason)
-            now = Estimate(exposure.position_um - axis_sign * reading.value, reading.value, reading.sigma)
-            conclusion = criteria.conclude(now, before, expected_um)
-            focus_um = now.focus_um
-            if conclusion is not None:
-                if not conclusion.found:
-                    return conclusion
-                focus_um = conclusion.position_um
-            elif len(operation.exposures) + frames > budget:
-                return Conclusion(Reason.NOT_CONVERGED if verify else Reason.UNCERTAIN)
-            if not (yield from reaches(focus_um)):
-                return Conclusion(Reason.OUT_OF_REACH)
-            if conclusion is not None:
-                yield from operation.travel.to(focus_um)
-                return conclusion
-            followed = followed or (before is not None and criteria.follows(now, before, expected_um))
-            for at_um in criteria.look_from(now, exposure.position_um, followed, approach.direction):
-                if (yield from reaches(at_um)):
-                    break
-            else:
-                return Conclusion(Reason.OUT_OF_REACH)
-            yield from operation.travel.to(at_um)
-            # by where it was sent, not by where it says it is: one that is stuck does not follow either
-            before, expected_um = now, axis_sign * (at_um - focus_um)
-
-    def reaches(position_um: float) -> MsgGenerator[bool]:
-        if not reach_um[0] <= position_um <= reach_um[1]:
-            return False
-        return (yield from refused_by(axis, operation.travel.reached((position_um,)))) is None
+        return (
+            yield from correct(
+                operation,
+                measure,
+                criteria,
+                at_um=start_um,
+                frames=frames,
+                budget=budget,
+                axis_sign=axis_sign,
+            )
+        )
 
     verdict = yield from operation.carry_out(
         conclude(),
