@@ -52,7 +52,8 @@ class Session:
         """Let an analysis judge the frames of a method: subscribe it in place of the present one."""
         old = self.instrument.analyses.get(method)
         self.instrument.analyses[method] = analysis
-        if old in self.tokens and old not in self.instrument.analyses.values():  # one may serve two methods
+        # one may serve several methods, and sharpness those that have none of their own
+        if old in self.tokens and old not in (self.sharpness, *self.instrument.analyses.values()):
             self.RE.unsubscribe(self.tokens.pop(old))
         if analysis not in self.tokens:
             self.tokens[analysis] = self.RE.subscribe(analysis)

@@ -33,9 +33,14 @@ def predict_key_frame(options: Namespace) -> int:
         stack = read_stack(path, step_um=options.step_um, channel=options.channel)
         if stack.unit != "um":
             raise ValueError(f"{path} does not say how far apart its planes are: give --step-um")
-        if stack.frames.ndim != 3:
-            raise ValueError(f"{path} is in colour: say which channel (--channel)")
         frames, positions_um = stack.frames[:: options.every], stack.positions_um[:: options.every]
+        if frames.ndim == 4:
+            channel, channels = options.channel, frames.shape[3]
+            if channel is None or not 0 <= channel < channels:
+                raise ValueError(
+                    f"{path} is in colour: say which channel (--channel), 0 .. {channels - 1}; got {channel}"
+                )
+            frames = frames[..., channel]
         if len(frames) < 2:
             raise ValueError(f"--every {options.every} leaves one plane of {path}: planes are compared")
         steps = np.diff(positions_um)

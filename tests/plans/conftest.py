@@ -13,10 +13,17 @@ from greenlet import greenlet
 from ophyd import Component as Cpt
 from ophyd import Device, Signal
 
-from bluesky_autofocus.callbacks import SharpnessAnalysis, SingleShotAnalysis, TwoLEDAnalysis
+from bluesky_autofocus.callbacks import (
+    KeyFrameAnalysis,
+    SharpnessAnalysis,
+    SingleShotAnalysis,
+    TwoLEDAnalysis,
+)
 from bluesky_autofocus.defocus import DefocusEstimate, ModelMismatchError
 from bluesky_autofocus.devices import SimulatedAxis, SimulatedCamera, SimulatedLEDArray
 from bluesky_autofocus.leds import Orientation, Single
+from bluesky_autofocus.models.key_frame import KeyFrameEstimate, Scan
+from bluesky_autofocus.records import Reason
 from bluesky_autofocus.simulation.motion import AxisMechanics
 
 
@@ -164,6 +171,75 @@ class Knowing:
         return said if isinstance(said, DefocusEstimate) else DefocusEstimate(said, self.sigma_um)
 
 
+COARSE = Scan("coarse", (0.88, 1.2), 1.0, (3, 5), 1)
+FINE = Scan("fine", (0.22, 0.3), 0.25, (5, 9), 3)
+
+
+class KnowingPlanes:
+    """A key-frame model that reads the truth from the frames of a `LightBench`, and may be told to err.
+
+    Beyond half a plane from the edge it knows on which side the focus is, and no more.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+        What it compares.
+    says : callable
+        ``says(scan, true position of focus from the first plane)`` is what it makes of it: a number, an
+        estimate, or a reason to refuse.
+    upwards : int
+        -1 where the axis runs downwards: frames have to arrive from the lowest plane all the same.
+    """
+
+    model_hash = "89abcdef"
+
+    def __init__(
+        self,
+        *scans: Scan,
+        says: Callable = lambda scan, focus_um: focus_um,
+        sigma_um: float = 0.02,
+        upwards: int = 1,
+    ) -> None:
+        self.scans = scans or (COARSE, FINE)
+        self.says, self.sigma_um, self.upwards = says, sigma_um, upwards
+        self.parameters = {"kind": "knowing planes", "scans": [scan.name for scan in self.scans]}
+        self.seen: list[list[float]] = []
+
+    def check(self, optics) -> None:
+        if optics.numerical_aperture != 0.5:
+            raise ModelMismatchError(f"made for NA 0.5, the objective has {optics.numerical_aperture}")
+
+    def scan_of(self, spacing_um: float, n_planes: int) -> Scan:
+        for scan in self.scans:
+            low, high = scan.spacing_um
+            if low <= spacing_um <= high and scan.planes[0] <= n_planes <= scan.planes[1]:
+                return scan
+        raise ModelMismatchError(f"{n_planes} planes {spacing_um:g} um apart: made for other scans")
+
+    def estimate(self, frames, spacing_um, *, mask=None) -> KeyFrameEstimate:
+        scan, n = self.scan_of(spacing_um, len(frames)), len(frames)
+        positions = [(float(frame[0, 0]) - 10_000) / 20 for frame in frames]
+        assert np.diff(positions) == pytest.approx(self.upwards * spacing_um, abs=0.02), "a row of planes"
+        self.seen.append(positions)
+        said = self.says(scan, self.upwards * (Bench.focus_um - positions[0]))
+        if isinstance(said, Reason):
+            return KeyFrameEstimate.refused(said)
+        if isinstance(said, KeyFrameEstimate):
+            return said
+        last_um = (n - 1) * spacing_um
+        inside = -0.5 * spacing_um <= said <= last_um + 0.5 * spacing_um
+        return KeyFrameEstimate(
+            focus_um=said if inside else (-spacing_um if said < 0 else last_um + spacing_um),
+            sigma_um=self.sigma_um,
+            plane=int(np.clip(round(said / spacing_um), 0, n - 1)),
+            probabilities=(1 / n,) * n,
+            outside=(0.0, 0.0),
+            cells=1,
+            accepted=inside,
+            reason=Reason.OK if inside else Reason.EDGE,
+        )
+
+
 LED = Single(0.4, 0.0)
 
 
@@ -196,6 +272,18 @@ def two_led(RE) -> Callable[..., TwoLEDAnalysis]:  # noqa: N803
 
     def make(says: Callable = lambda defocus_um: defocus_um, sigma_um: float = 0.1):
         made = TwoLEDAnalysis(Knowing(LED, LED.opposite, says=says, sigma_um=sigma_um))
+        RE.subscribe(made)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def key_frame(RE) -> Callable[..., KeyFrameAnalysis]:  # noqa: N803
+    """Return a function that makes an analysis of the planes of scans and subscribes it."""
+
+    def make(*scans: Scan, name: str = "key_frame", **options):
+        made = KeyFrameAnalysis(KnowingPlanes(*scans, **options), name=name)
         RE.subscribe(made)
         return made
 

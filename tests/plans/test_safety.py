@@ -18,7 +18,9 @@ from bluesky_autofocus.plans import (
     Approach,
     ReadingTimeoutError,
     brent_focus,
+    coarse_fine_focus,
     focus_if_blurred,
+    key_frame_focus,
     single_shot_focus,
     sweep_focus,
     two_led_focus,
@@ -495,4 +497,88 @@ class TestLight:
             at = verdict["data"]["verdict_position_um"] if found else bench.start_um
             assert bench.axis.position == pytest.approx(at), index
             assert bench.leds.pattern.get() == bench.before, index
+            assert not bench.pending, index
+
+
+SCAN_CASES = {
+    "coarse and fine": (coarse_fine_focus, {}, {}, "found"),
+    "coarse and fine, none": (coarse_fine_focus, {"says": lambda scan, _: Reason.UNCERTAIN}, {}, "uncertain"),
+    "key frame, walking on": (key_frame_focus, {}, {"start_um": 9.1}, "found"),
+    "key frame, held back": (key_frame_focus, {}, {"smooth_um": 0.3}, "held_back"),
+}
+
+
+class TestScans:
+    """Planes that are compared with each other: one that is exposed again belongs to the same scan."""
+
+    @pytest.fixture
+    def case(self, request, make_light_bench, key_frame):
+        """Return a bench, a function that makes the plan, and the reason of its verdict."""
+        stub, judge, options, reason = SCAN_CASES[request.param]
+        options = {"start_um": 8.2, "approach": Approach(overshoot_um=0.5), **options}
+        if stub is coarse_fine_focus:
+            options["fine_um"] = (-0.5, -0.25, 0.0, 0.25, 0.5)
+        bench, analysis = make_light_bench(start_um=options.pop("start_um")), key_frame(**judge)
+        return bench, lambda: stub(bench.detectors, bench.axis, analysis=analysis, **options), reason
+
+    @pytest.mark.parametrize("case", SCAN_CASES, indirect=True)
+    def test_an_exception_at_every_message(self, RE, documents, run, count, unharmed, case):  # noqa: N803
+        bench, make, _ = case
+        messages = count(make())
+        assert messages > 40
+        for index in range(messages):
+            put_at_start(bench)
+            with pytest.raises(RuntimeError, match="thrown in place"):
+                run(at_message(make(), index, throwing))
+            assert end_of(documents) == "fail", index
+            unharmed(bench, index)
+
+    @pytest.mark.parametrize("case", ["coarse and fine", "key frame, held back"], indirect=True)
+    def test_an_abort_at_every_message(self, RE, documents, run, count, unharmed, case):  # noqa: N803
+        bench, make, _ = case
+        for index in range(count(make())):
+            put_at_start(bench)
+            with pytest.raises(RunEngineInterrupted):
+                run(at_message(make(), index, pausing))
+            if RE.state == "paused":
+                RE.abort()
+            assert end_of(documents) == "abort", index
+            unharmed(bench, index)
+
+    @pytest.mark.parametrize("case", ["coarse and fine", "key frame, held back"], indirect=True)
+    def test_a_pause_at_every_message(self, RE, documents, run, count, case):  # noqa: N803
+        bench, make, reason = case
+        messages = count(make())
+        streams = ("focus_coarse_fine", "focus_key_frame")
+        keys = ("z", "scan_position_um", "scan_last")
+        expected = [[data[key] for key in keys] for stream in streams for data in documents.events(stream)]
+        (undisturbed,) = documents.events("verdict")
+        assert undisturbed["verdict_reason"] == reason
+        stands_at = bench.axis.position
+        for index in range(messages):
+            put_at_start(bench)
+            documents.clear()
+            with pytest.raises(RunEngineInterrupted):
+                run(at_message(make(), index, pausing))
+            assert RE.state == "paused"
+            RE.resume()
+            assert end_of(documents) == "success"
+
+            def newest(stream):
+                """Return the Events by number: a pause may have had one of them taken again."""
+                uids = {doc["uid"] for doc in documents.named("descriptor") if doc["name"] == stream}
+                return {doc["seq_num"]: doc for doc in documents.named("event") if doc["descriptor"] in uids}
+
+            exposures = [doc for stream in streams for doc in newest(stream).values()]
+            assert [[doc["data"][key] for key in keys] for doc in exposures] == expected, index
+            assert len({doc["data"]["scan_operation"] for doc in exposures}) == 1, index
+            (verdict,) = newest("verdict").values()
+            for key in ("found", "reason", "position_um", "sigma_um", "exposures", "start_um"):
+                value = verdict["data"][f"verdict_{key}"]
+                assert value == pytest.approx(undisturbed[f"verdict_{key}"], nan_ok=True), (index, key)
+            uids = [doc["uid"] for doc in exposures]
+            assert json.loads(verdict["data"]["verdict_event_uids"]) == uids, index
+            linked = [doc["data"]["key_frame_event_uid"] for doc in newest("reading_key_frame").values()]
+            assert linked == uids, index
+            assert bench.axis.position == pytest.approx(stands_at, abs=1e-9), index
             assert not bench.pending, index
