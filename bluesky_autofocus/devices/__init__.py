@@ -1,6 +1,6 @@
 """Ophyd devices: focus axes, cameras, LED arrays, the SEM and the microscope; simulated and replayed ones."""
 
-from bluesky_autofocus.devices._axis import SimulatedAxis
+from bluesky_autofocus.devices._axis import AxisBusyError, SimulatedAxis, SimulatedRunningAxis
 from bluesky_autofocus.devices._camera import Camera, FrameError, SimulatedCamera
 from bluesky_autofocus.devices._leds import CalibrationError, LEDArray, SimulatedLEDArray
 from bluesky_autofocus.devices._live_cells import SimulatedLiveCellMicroscope
@@ -8,9 +8,11 @@ from bluesky_autofocus.devices._microscope import Objective, SimulatedMicroscope
 from bluesky_autofocus.devices._replay import ReplayedAxis, replayed_instrument
 from bluesky_autofocus.devices._sem import FRAME_OVERHEAD_S, SimulatedSEM
 from bluesky_autofocus.devices._signals import BoundedSignal
+from bluesky_autofocus.devices._smear import SimulatedSmearMicroscope
 
 __all__ = [
     "FRAME_OVERHEAD_S",
+    "AxisBusyError",
     "BoundedSignal",
     "CalibrationError",
     "Camera",
@@ -23,6 +25,8 @@ __all__ = [
     "SimulatedLEDArray",
     "SimulatedLiveCellMicroscope",
     "SimulatedMicroscope",
+    "SimulatedRunningAxis",
     "SimulatedSEM",
+    "SimulatedSmearMicroscope",
     "replayed_instrument",
 ]

@@ -14,8 +14,10 @@ from .light import (
 )
 from .scenes import KINDS, scene, scene_from_image
 from .sem import SEMImageFormation, SEMOptics
+from .smear import CLASS_WIDTH_UM, Slide, Smear, SmearCamera, SmearOptics
 
 __all__ = [
+    "CLASS_WIDTH_UM",
     "KINDS",
     "SPECIMEN_KINDS",
     "AbbeImageFormation",
@@ -27,6 +29,10 @@ __all__ = [
     "LightCamera",
     "SEMImageFormation",
     "SEMOptics",
+    "Slide",
+    "Smear",
+    "SmearCamera",
+    "SmearOptics",
     "Specimen",
     "scene",
     "scene_from_image",

@@ -85,6 +85,55 @@ def test_readback_noise():
     assert again.readback_um(0.0) == readbacks[0]
 
 
+def test_ramps_of_an_axis_that_accelerates():
+    motion = AxisMotion(AxisMechanics(velocity_um_s=4.0, acceleration_um_s2=2.0, latency_s=0.5), 0.0)
+    assert motion.start(20.0, now_s=10.0) == 0.5 + 2 + 3 + 2
+    assert [motion.motor_um(10.5 + t) for t in (0, 1, 2, 5, 6, 7, 8)] == [0, 1, 4, 16, 19, 20, 20]
+    assert [motion.velocity_um_s(10.5 + t) for t in (0, 1, 2, 5, 6, 7)] == [0, 2, 4, 4, 2, 0]
+    assert motion.start(18.0, now_s=20.0) == 0.5 + 2, "too short a way for the whole speed"
+    assert motion.motor_um(21.5) == 19
+
+
+@given(targets, st.floats(0.5, 1000), st.floats(0.1, 500), st.data())
+def test_a_move_under_way_is_taken_over_without_a_jump(positions, acceleration, velocity, data):
+    mechanics = AxisMechanics(velocity_um_s=velocity, acceleration_um_s2=acceleration)
+    motion, now = AxisMotion(mechanics, 0.0), 0.0
+    for target in positions:
+        before = motion.motor_um(now), motion.velocity_um_s(now)
+        duration = motion.start(target, now)
+        assert (motion.motor_um(now), motion.velocity_um_s(now)) == pytest.approx(before, abs=1e-6)
+        assert motion.motor_um(now + duration + 1e-9) == pytest.approx(target, abs=1e-6)
+        assert abs(motion.velocity_um_s(now + duration / 3)) <= velocity + 1e-6
+        now += data.draw(st.floats(0, 1.2)) * duration
+
+
+def test_a_run_without_limits():
+    motion = AxisMotion(AxisMechanics(acceleration_um_s2=2.0), 0.0)
+    motion.run(-4.0, 0.0)
+    assert motion.commanded_um_s(1e6) == -4 and motion.velocity_um_s(1e6) == -4
+    assert motion.motor_um(12.0) == -44
+    assert motion.stop(12.0) == 2
+    assert motion.motor_um(20.0) == -48 and motion.commanded_um_s(12.0) == 0
+
+
+def test_a_watchdog_may_trip_at_the_moment_of_a_stop():
+    motion = AxisMotion(AxisMechanics(), 0.0)
+    motion.run(1.0, 0.0, watchdog_s=2.0)
+    assert not motion.tripped(1.9) and motion.tripped(2.0)
+    motion.stop(2.0)
+    assert motion.tripped(3.0) and motion.motor_um(3.0) == 2
+    motion.run(1.0, 3.0, watchdog_s=2.0)
+    assert not motion.tripped(3.0) and not motion.tripped(4.9) and motion.tripped(5.0)
+
+
+def test_long_runs_keep_a_bounded_past():
+    motion = AxisMotion(AxisMechanics(acceleration_um_s2=100.0), 0.0)
+    for n in range(3000):
+        motion.run(10.0 if n % 2 else 5.0, n * 0.1, watchdog_s=1.0)
+    assert len(motion._segments) < 300 and len(motion._trips) < 300
+    assert motion.motor_um(299.0) == pytest.approx(299 * 7.5, rel=0.01)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -94,6 +143,9 @@ def test_readback_noise():
         {"settle_s": math.inf},
         {"backlash_um": -0.1},
         {"readback_noise_um": math.nan},
+        {"acceleration_um_s2": 0},
+        {"acceleration_um_s2": math.nan},
+        {"latency_s": -1},
     ],
 )
 def test_mechanics_that_cannot_be(wrong):
