@@ -1,5 +1,6 @@
 """Bluesky plans that focus: stubs open no run and return a verdict, plans open one."""
 
+from bluesky_autofocus.plans._approach import approach_focus
 from bluesky_autofocus.plans._autofocus import METHODS, UnknownMethodError, autofocus, register_method
 from bluesky_autofocus.plans._blur import focus_if_blurred
 from bluesky_autofocus.plans._brent import brent_focus
@@ -21,6 +22,7 @@ from bluesky_autofocus.plans._protocols import (
     FocusAxis,
     FocusStub,
     PatternLight,
+    RunningAxis,
     ScanAnalysis,
 )
 from bluesky_autofocus.plans._single_shot import single_shot_focus
@@ -38,8 +40,10 @@ __all__ = [
     "LEDCalibration",
     "PatternLight",
     "ReadingTimeoutError",
+    "RunningAxis",
     "ScanAnalysis",
     "UnknownMethodError",
+    "approach_focus",
     "autofocus",
     "brent_focus",
     "calibrate_leds",

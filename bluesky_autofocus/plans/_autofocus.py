@@ -6,6 +6,7 @@ from typing import Any
 from bluesky import preprocessors as bpp
 from bluesky.utils import CustomPlanMetadata, MsgGenerator, plan
 
+from bluesky_autofocus.plans._approach import approach_focus
 from bluesky_autofocus.plans._brent import brent_focus
 from bluesky_autofocus.plans._exposing import versions
 from bluesky_autofocus.plans._key_frame import coarse_fine_focus, key_frame_focus
@@ -24,6 +25,7 @@ METHODS: dict[str, FocusStub] = {
     "two_led": two_led_focus,
     "key_frame": key_frame_focus,
     "coarse_fine": coarse_fine_focus,
+    "approach": approach_focus,
 }
 """The focusing stubs by the names that plans, the command line and the queueserver use."""
 

@@ -31,7 +31,8 @@ class Exposure:
     Parameters
     ----------
     position_um : float
-        Where the axis stood, read back in the same Event.
+        Where the axis stood, read back in the same Event; of an axis that runs, where it was when the frame
+        was taken, if the Event says when that was (``*_camera_time_s``), and when the axis was read.
     reading : Reading
         What the analysis made of the frame.
     exposure_s : float
@@ -126,8 +127,18 @@ def _record(record: "_Record", stream: str) -> MsgGenerator[None]:
 def _position_in(event: Mapping[str, Any], axis: FocusAxis) -> MsgGenerator[float]:
     fields = get_hinted_fields(axis)
     if len(fields) == 1 and fields[0] in event:
-        return float(event[fields[0]]["value"])
+        return float(event[fields[0]]["value"]) - _gone_um(event, axis.name)
     return float((yield from bps.rd(axis)))
+
+
+def _gone_um(event: Mapping[str, Any], axis: str) -> float:
+    """Return how far an axis ran from when the frame was taken until it was read."""
+    taken = [reading["value"] for key, reading in event.items() if key.endswith("_camera_time_s")]
+    read = event.get(f"{axis}_time_s")
+    velocity = event.get(f"{axis}_actual_velocity", event.get(f"{axis}_velocity"))
+    if len(taken) != 1 or read is None or velocity is None:
+        return 0.0
+    return float(velocity["value"]) * (float(read["value"]) - float(taken[0]))
 
 
 def _exposure_s(event: Mapping[str, Any]) -> float:

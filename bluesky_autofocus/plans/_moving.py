@@ -149,12 +149,16 @@ class Travel:
         yield from bps.wait(group=group)
         self._under_way = None
 
+    def ran(self) -> None:
+        """Take note that the axis was moved by other means."""
+        self.moved = True
+        self._at_um, self._taken_up = math.nan, False
+
     def put_back(self) -> MsgGenerator[None]:
         """Stop whatever motion is under way and return to where the operation started."""
         with contextlib.suppress(FailedStatus):  # the move that is stopped may say that it failed
             yield from bps.wait_for([self._stop])
-        # stopped somewhere: the side it was approached from is unknown
-        self._at_um, self._taken_up = math.nan, False
+        self.ran()  # stopped somewhere: the side it was approached from is unknown
         yield from self.to(self.start_um)
 
     async def _stop(self) -> None:

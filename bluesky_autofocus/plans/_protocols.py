@@ -14,8 +14,9 @@ __all__ = [
     "FocusAnalysis",
     "FocusAxis",
     "FocusStub",
-    "ScanAnalysis",
     "PatternLight",
+    "RunningAxis",
+    "ScanAnalysis",
 ]
 
 
@@ -73,6 +74,25 @@ class ScanAnalysis(FocusAnalysis, Protocol):
 @runtime_checkable
 class FocusAxis(Readable, Movable[float], Protocol):
     """Anything readable and movable that changes focus, in um."""
+
+
+@runtime_checkable
+class RunningAxis(FocusAxis, Protocol):
+    """An axis with a velocity mode.
+
+    Setting its `velocity` runs it, in um/s, and changes the speed of a run under way; setting 0 stops it, and
+    is done when it stands. ``stop()`` stops a run too. It comes to rest within its own limits. The velocity
+    of other axes is that of their moves: it is `run` by which this kind is told.
+    """
+
+    def run(self, velocity_um_s: float) -> None:
+        """Run at a velocity; plans set `velocity` instead."""
+        ...
+
+    @property
+    def velocity(self) -> Any:
+        """What is set to a velocity in um/s, and read."""
+        ...
 
 
 @runtime_checkable

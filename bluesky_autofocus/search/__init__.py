@@ -1,5 +1,6 @@
 """Focus searches along one axis: pure decisions, without messages or devices."""
 
+from bluesky_autofocus.search._approach import ApproachLaw
 from bluesky_autofocus.search._blur import BlurTrigger
 from bluesky_autofocus.search._brent import LEAST_BRENT_EXPOSURES, ScalarSolver, bounded_brent, brent_search
 from bluesky_autofocus.search._inverted import inverted
@@ -17,6 +18,7 @@ from bluesky_autofocus.search._sweep import LEAST_SWEEP_EXPOSURES, sweep_search
 __all__ = [
     "LEAST_BRENT_EXPOSURES",
     "LEAST_SWEEP_EXPOSURES",
+    "ApproachLaw",
     "BlurTrigger",
     "Conclusion",
     "FocusCurve",
