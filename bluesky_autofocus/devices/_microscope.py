@@ -1,7 +1,6 @@
 """A light microscope that is not there: what stands over a slide, and the one with an LED array."""
 
 import copy
-import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from bluesky_autofocus.simulation import (
     Aberrations,
     FieldView,
     LightCamera,
+    Slide,
     specimen,
 )
 from bluesky_autofocus.simulation.motion import AxisMechanics
@@ -37,7 +37,6 @@ NOMINAL_EXPOSURE_S = 0.01
 """Exposure time at which one LED on the axis at full brightness, or a condenser, gives what
 `LightCamera.electrons` says."""
 _KEPT_FIELDS = 2
-_WAVES = 4
 
 
 class _MadeBy(Cpt):
@@ -137,22 +136,13 @@ class SlideMicroscope(Device):
     ) -> None:
         if kind not in SPECIMEN_KINDS:
             raise ValueError(f"kind is {kind!r}: expected one of {', '.join(SPECIMEN_KINDS)}")
-        for name, value in (("slide_tilt", slide_tilt), ("unevenness_um", (unevenness_um,))):
-            if not all(map(math.isfinite, value)):
-                raise ValueError(f"{name} is {value!r}: expected finite numbers")
         self.specimen_kind, self.seed = kind, seed  # an ophyd device has a kind of its own
         self.specimen_options = dict(specimen_options or {})
         self.image_formation = image_formation
         self.light_camera = light_camera or LightCamera()
-        self.slide_tilt = slide_tilt
-        self.unevenness_um = unevenness_um
+        self.slide = Slide(slide_tilt, unevenness_um, seed)
         self.clock = clock
         self._rng = np.random.default_rng((seed, 1))
-        slide = np.random.default_rng((seed, 2))
-        angles, phases = slide.uniform(0, 2 * np.pi, (2, _WAVES))
-        # cycles per um of some waves whose sum is the unevenness of the slide
-        self._waves = np.stack([np.cos(angles), np.sin(angles)]) * slide.uniform(2e-4, 5e-4, _WAVES)
-        self._phases = phases
         self._fields: OrderedDict[tuple[int, int], FieldView] = OrderedDict()
         self._focus_um: dict[tuple[int, ...], float] = {}
         stage = {"limits": stage_um, "clock": clock, "seed": seed}
@@ -198,9 +188,7 @@ class SlideMicroscope(Device):
 
     def slide_um(self, x_um: float, y_um: float) -> float:
         """Return the height of the slide at a place."""
-        waves = np.sin(2 * np.pi * (x_um * self._waves[0] + y_um * self._waves[1]) + self._phases)
-        tilt = 1e-3 * (self.slide_tilt[0] * x_um + self.slide_tilt[1] * y_um)
-        return tilt + self.unevenness_um * math.sqrt(2 / _WAVES) * float(waves.sum())
+        return self.slide.height_um(x_um, y_um)
 
     @property
     def focus_um(self) -> float:

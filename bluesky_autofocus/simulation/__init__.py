@@ -14,7 +14,8 @@ from .light import (
 )
 from .scenes import KINDS, scene, scene_from_image
 from .sem import SEMImageFormation, SEMOptics
-from .smear import CLASS_WIDTH_UM, Slide, Smear, SmearCamera, SmearOptics
+from .slide import Slide
+from .smear import CLASS_WIDTH_UM, Smear, SmearCamera, SmearOptics
 
 __all__ = [
     "CLASS_WIDTH_UM",
