@@ -287,6 +287,76 @@ def simulated_live_cells(
     )
 
 
+def simulated_smear(
+    frame_directory: Path,
+    clock: Clock,
+    *,
+    seed: int = 0,
+    frame_px: int = 900,
+    defocus_um: float = 40.0,
+    transfer_s: float = 0.015,
+) -> Instrument:
+    """Make a simulated microscope over a stained smear, in colour, whose focus axis runs at a velocity.
+
+    It is focused by `approach` where weights for it are at hand.
+
+    Parameters
+    ----------
+    frame_directory : path
+        Where frames go.
+    clock : Clock
+        Motion and exposures take time on it.
+    seed : int
+        Of the slide and of all noise.
+    frame_px : int
+        Rows and columns of a frame.
+    defocus_um : float
+        How far above focus the axis stands at first.
+    transfer_s : float
+        Time from the end of an exposure until the frame is there.
+    """
+    from bluesky_autofocus.callbacks import FocusClassAnalysis
+    from bluesky_autofocus.devices import SimulatedSmearMicroscope
+    from bluesky_autofocus.models.hh_net import HHNetModel
+    from bluesky_autofocus.simulation import CLASS_WIDTH_UM
+    from bluesky_autofocus.simulation.motion import AxisMechanics
+
+    microscope = SimulatedSmearMicroscope(
+        name="microscope",
+        frame_directory=frame_directory,
+        frame_shape=(frame_px, frame_px),
+        seed=seed,
+        transfer_s=transfer_s,
+        watchdog_s=1.0,
+        mechanics=AxisMechanics(
+            velocity_um_s=200.0, settle_s=0.02, readback_noise_um=0.02, acceleration_um_s2=5000.0
+        ),
+        clock=clock,
+    )
+    microscope.z.set(microscope.focus_um + defocus_um).wait()
+    dof_um = microscope.objective.optics.depth_of_field_um
+    model = _shipped(HHNetModel.load)
+    analyses = {} if model is None else {"approach": FocusClassAnalysis(model)}
+    low_um, high_um = microscope.z.limits
+    by_velocity = {
+        "default_velocity": microscope.z.velocity_limit_um_s,
+        "class_width_um": CLASS_WIDTH_UM,
+        "travel_um": (low_um, high_um),
+        # classes are as wide as the depth of field: a focus is not known to a third of it
+        "depth_of_field_um": None,
+    }
+    return Instrument(
+        name="smear",
+        devices={"microscope": microscope},
+        detectors=[microscope],
+        axis=microscope.z,
+        focus_options={"range_um": 20 * dof_um, "depth_of_field_um": dof_um},
+        method="approach" if analyses else "brent",
+        analyses=analyses,
+        method_options=dict.fromkeys(analyses, by_velocity),
+    )
+
+
 def _shipped(load: Callable[[], Any]) -> Any:
     """Return the model whose weights come with the package, or None where they did not come."""
     from bluesky_autofocus.models.card import ModelFileError
@@ -304,6 +374,7 @@ INSTRUMENTS: dict[str, Callable[..., Instrument]] = {
     "replay": replay,
     "microscope": simulated_microscope,
     "cells": simulated_live_cells,
+    "smear": simulated_smear,
 }
 
 

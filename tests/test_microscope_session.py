@@ -98,7 +98,9 @@ def test_too_much_light_is_known_for_what_it_is(tmp_path):
     """The camera's wells are full below the largest number of its type."""
     from bluesky import plan_stubs as bps
 
-    with open_session("microscope", catalog=tmp_path, clock=VirtualClock(), show=None, frame_px=256) as session:
+    with open_session(
+        "microscope", catalog=tmp_path, clock=VirtualClock(), show=None, frame_px=256
+    ) as session:
         session.RE(bps.mv(session.instrument.devices["leds"], "half_annulus_top"))
         session.RE(session.focus(method="sweep", budget=6))
         verdict = session.db[-1]["verdict"].read()

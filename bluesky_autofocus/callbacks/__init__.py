@@ -7,6 +7,7 @@ from bluesky_autofocus.callbacks._analysis import (
     RecordedExposure,
 )
 from bluesky_autofocus.callbacks._defocus import SingleShotAnalysis, TwoLEDAnalysis
+from bluesky_autofocus.callbacks._focus_class import FocusClassAnalysis
 from bluesky_autofocus.callbacks._focus_record import FocusPoint, FocusRecord, FocusTable
 from bluesky_autofocus.callbacks._key_frame import KeyFrameAnalysis
 from bluesky_autofocus.callbacks._light import recorded_direction, recorded_optics
@@ -20,6 +21,7 @@ __all__ = [
     "Analysis",
     "AnalysisError",
     "CollectionProgress",
+    "FocusClassAnalysis",
     "FocusPoint",
     "FocusRecord",
     "FocusTable",

@@ -65,6 +65,14 @@ def _parser() -> argparse.ArgumentParser:
     cells.add_argument("--drift-um-min", type=float, default=0.0, help="how fast focus drifts")
     cells.add_argument("--wander-um", type=float, default=0.0, help="how far cells stray in a minute")
     _add_catalog(cells)
+    smear = instruments.add_parser("smear", help="a simulated microscope over a stained smear, in colour")
+    smear.add_argument("--seed", type=int, default=0, help="of the slide and the noise")
+    smear.add_argument("--frame-px", type=int, default=900, help="rows and columns of a frame")
+    smear.add_argument(
+        "--defocus-um", type=float, default=40.0, help="how far above focus it stands at first"
+    )
+    smear.add_argument("--transfer-s", type=float, default=0.015, help="time until a frame is there")
+    _add_catalog(smear)
     replay = instruments.add_parser("replay", help="a recorded focus stack")
     replay.add_argument("--stack", type=Path, required=True, help="a TIFF, or a folder of images")
     _add_stack_options(replay)

@@ -65,6 +65,23 @@ def add_predict(verbs: Any, add_json: AddOptions) -> None:
     key.add_argument("--channel", type=int, help="which channel of frames that have several")
     key.add_argument("--full-scale", type=float, help="grey level at which the camera saturates")
     add_json(key)
+    smear = methods.add_parser("hh-net", help="the class of focus of colour frames of a stained smear")
+    smear.add_argument(
+        "frames", type=Path, nargs="+", metavar="FRAME", help="TIFFs of a page or more, or PNGs"
+    )
+    smear.add_argument("--weights", type=Path, help="a model file (default: what comes with the package)")
+    smear.add_argument(
+        "--vote", choices=("hard", "linear", "certainty"), default="certainty", help="how patches vote"
+    )
+    smear.add_argument(
+        "--grey", choices=("refuse", "repeat"), default="refuse",
+        help="repeat: take a grey frame for one of colours, which tells nothing of the side",
+    )  # fmt: skip
+    for option in ("--pixel-size-um", "--na"):
+        smear.add_argument(option, type=float, help=f"{_OPTICS[option]}; checked against the model's card")
+    smear.add_argument("--magnification", type=float, help="of the objective; checked against the card")
+    smear.add_argument("--full-scale", type=float, help="grey level at which the camera saturates")
+    add_json(smear)
 
 
 def _add_options(parser: argparse.ArgumentParser, default: str) -> None:
@@ -118,3 +135,9 @@ def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None
     key.add_argument("--seed", type=int, default=0, help="of everything that is random")
     add_catalog(key)
     add_json(key)
+    smear = networks.add_parser("hh-net", help="the class of focus of a colour frame, from simulated smears")
+    smear.add_argument("--output", type=Path, default=Path("hh-net.h5"), help="the model file to write")
+    smear.add_argument("--steps", type=int, help="of training")
+    smear.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    add_catalog(smear)
+    add_json(smear)

@@ -18,7 +18,7 @@ from bluesky_autofocus.leds import Single
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.stacks import UM_PER_UNIT, StackError, _read_tiff
 
-__all__ = ["predict"]
+__all__ = ["pixel_size_said", "predict"]
 
 SOME_REFUSED = 1
 
@@ -31,6 +31,10 @@ def predict(options: Namespace) -> int:
         from bluesky_autofocus.cli._key_frame import predict_key_frame
 
         return predict_key_frame(options)
+    if options.method == "hh-net":
+        from bluesky_autofocus.cli._hh_net import predict_hh_net
+
+        return predict_hh_net(options)
     led_given = options.led_na is not None or options.led_angle_deg is not None
     estimator: DefocusEstimator
     channels: tuple[int | None, ...] = (options.channel,)
@@ -136,22 +140,28 @@ def _pages(file: Path, channel: int | None) -> np.ndarray:
 
 def _check_pixel_size(file: Path, estimator: DefocusEstimator, optics: LightOptics) -> None:
     """Refuse a file that says itself that its pixels are of another size."""
+    size_um = pixel_size_said(file)
+    if size_um is not None:
+        try:
+            there = dataclasses.replace(optics, pixel_size_um=size_um)
+            estimator.check(there, [led.na_xy for led in estimator.leds])
+        except ValueError as error:
+            raise type(error)(f"{file}: as the file says, {error}") from error
+
+
+def pixel_size_said(file: Path) -> float | None:
+    """Return the pixel size in um that a TIFF states, None where it states none."""
     with tifffile.TiffFile(file) as tiff:
         said = tiff.ome_metadata
     if not said:
-        return
+        return None
     for element in ElementTree.fromstring(said).iter():
         if element.tag.endswith("}Pixels") and "PhysicalSizeX" in element.attrib:
-            size = float(element.attrib["PhysicalSizeX"]) * UM_PER_UNIT.get(
+            size_um = float(element.attrib["PhysicalSizeX"]) * UM_PER_UNIT.get(
                 element.attrib.get("PhysicalSizeXUnit", "µm"), math.nan
             )
-            if math.isfinite(size) and size > 0:
-                try:
-                    there = dataclasses.replace(optics, pixel_size_um=size)
-                    estimator.check(there, [led.na_xy for led in estimator.leds])
-                except ValueError as error:
-                    raise type(error)(f"{file}: as the file says, {error}") from error
-            return
+            return size_um if math.isfinite(size_um) and size_um > 0 else None
+    return None
 
 
 def _said(

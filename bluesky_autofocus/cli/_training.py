@@ -25,6 +25,10 @@ def train(options: Namespace, catalog: Catalog) -> int:
         from bluesky_autofocus.cli._key_frame import train_key_frame
 
         return train_key_frame(options, catalog)
+    if options.network == "hh-net":
+        from bluesky_autofocus.cli._hh_net import train_hh_net
+
+        return train_hh_net(options)
     from bluesky_autofocus.models.single_shot import make_features
 
     optics, led = _light(catalog, options)
@@ -76,6 +80,11 @@ def check(options: Namespace) -> None:
         from bluesky_autofocus.cli._key_frame import check_key_frame
 
         check_key_frame(options)
+        return
+    if options.network == "hh-net":
+        from bluesky_autofocus.cli._hh_net import check_hh_net
+
+        check_hh_net(options)
         return
     if options.epochs is not None and options.epochs < 1:
         raise ValueError(f"--epochs must be at least 1, got {options.epochs}")

@@ -210,10 +210,12 @@ class _RecordedReading(_Record):
         return {"fields": [f"{self.name}_value"]}
 
     def fields(self) -> dict[str, Any]:
-        reading = dataclasses.asdict(self._analysis.reading(self._stream))
+        reading = self._analysis.reading(self._stream)
+        # what an analysis may add to its readings is its own
+        known = {field.name: getattr(reading, field.name) for field in dataclasses.fields(Reading)}
         return {
-            **reading,
-            "reason": str(reading["reason"]),
+            **known,
+            "reason": str(reading.reason),
             "stream": self._stream,
             "position_um": self._position_um,
         }
