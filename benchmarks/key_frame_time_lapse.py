@@ -100,10 +100,10 @@ def _time_lapse(points: int, options: dict[str, Any] | None) -> tuple[Any, list[
                 error.append(microscope.defocus_um)
 
         session.RE(time_lapse())
-        source = session.db[-1]["primary", "microscope_camera_frame"].data_sources()[0]
+        source = session.db[-1]["primary", "microscope_camera_image"].data_sources()[0]
         resource = {
             "uid": "",
-            "data_key": "microscope_camera_frame",
+            "data_key": "microscope_camera_image",
             "uri": source.assets[0].data_uri,
             "parameters": {"dataset": source.parameters["dataset"]},
         }
