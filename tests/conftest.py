@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -43,6 +44,12 @@ def RE() -> Iterator[RunEngine]:  # noqa: N802 - what every bluesky user calls i
     yield run_engine
     if run_engine.state != "idle":
         run_engine.halt()
+    # Each has an event loop of its own in a thread; by the thousand they would use up the file descriptors.
+    loop = run_engine.loop
+    loop.call_soon_threadsafe(loop.stop)
+    while loop.is_running():
+        time.sleep(0.001)
+    loop.close()
 
 
 @pytest.fixture

@@ -95,6 +95,7 @@ class Analysis:
         self._rows: dict[tuple[str, str, str], deque[tuple[str, int]]] = {}
         self._newest: dict[str, Future[Reading]] = {}
         self._run_of_newest: dict[str, str] = {}
+        self._recorded_of_newest: dict[str, dict[str, Any]] = {}
 
     def analyse_frame(self, frame: np.ndarray) -> Reading:
         """Return the reading of one frame; called on the executor's thread if there is one.
@@ -157,6 +158,7 @@ class Analysis:
     def _forget_newest(self, stream: str) -> None:
         self._newest.pop(stream, None)
         self._run_of_newest.pop(stream, None)
+        self._recorded_of_newest.pop(stream, None)
 
     def _on_descriptor(self, doc: dict[str, Any]) -> None:
         self._descriptors[doc["uid"]] = doc
@@ -192,6 +194,7 @@ class Analysis:
         frames = {key: rows.popleft() for key, rows in waiting.items() if rows}
 
         self._run_of_newest[stream] = descriptor["run_start"]
+        self._recorded_of_newest[stream] = _recorded(descriptor, doc)
         try:
             key = self._choose(images, stream)
             if key not in frames:
@@ -273,6 +276,10 @@ class Analysis:
         if error is not None:
             raise AnalysisError(f"analysis {self.name!r} failed: {error}") from error
         return future.result()
+
+    def recorded(self, stream: str) -> Mapping[str, Any]:
+        """Return what was recorded with the newest frame of a stream, by key."""
+        return self._recorded_of_newest.get(stream, {})
 
 
 def _is_image(data_key: Mapping[str, Any]) -> bool:

@@ -3,6 +3,7 @@
 import math
 
 from bluesky import plan_stubs as bps
+from bluesky.protocols import Stoppable
 from bluesky.utils import MsgGenerator, plan
 
 from bluesky_autofocus.plans._correcting import correct
@@ -64,7 +65,9 @@ def approach_focus(
     gain : float
         Of the velocity, as a share of the default one for each class.
     travel_um : tuple of float
-        Lowest and highest position. The axis never runs so fast that it could leave them within `reaction_s`.
+        Lowest and highest position. The axis runs no faster than would bring it to their end in `reaction_s`,
+        or in the time that answers were seen to take; against a camera that is suddenly slower than that only
+        a watchdog of the axis helps.
     stop_index : float
         Classes from focus at which the axis stops.
     reaction_s : float
@@ -97,6 +100,9 @@ def approach_focus(
     """
     if not isinstance(axis, RunningAxis):
         raise ValueError(f"axis {getattr(axis, 'name', axis)!r} has no velocity mode: it needs a `velocity`")
+    velocity_of_axis = axis.velocity
+    if not isinstance(velocity_of_axis, Stoppable):
+        raise ValueError(f"the velocity of axis {axis.name!r} has no stop(): a pause would not stop its run")
     law = ApproachLaw(default_velocity, class_width_um, gain, stop_index, reaction_s)
     low_um, high_um = interval_um("travel_um", travel_um)
     if axis_sign not in (1, -1):
@@ -137,6 +143,8 @@ def approach_focus(
     def run_at(velocity_um_s: float) -> MsgGenerator[None]:
         operation.travel.ran()  # before it does: whatever fails, it is put back
         yield from bps.abs_set(axis.velocity, velocity_um_s, wait=True)
+        # what goes on after a pause begins with a frame: this velocity was right for where it was
+        yield from bps.checkpoint()
 
     def run_there() -> MsgGenerator[Conclusion | None]:
         """Run until the axis is there; return why it is not."""
@@ -144,12 +152,13 @@ def approach_focus(
         while len(operation.exposures) + at_rest < budget:
             exposure = yield from operation.expose(Reading("", 0.0, 0.0, "um"), start_um)
             reading = exposure.reading
-            only_the_side = reading.reason is Reason.OUT_OF_RANGE and math.isfinite(reading.value)
-            if not (reading.accepted or only_the_side):
+            usable = math.isfinite(reading.value) and math.isfinite(exposure.position_um)
+            only_the_side = usable and reading.reason is Reason.OUT_OF_RANGE
+            if not usable or not (reading.accepted or only_the_side):
                 useless, velocity = useless + 1, 0.0
                 yield from halt()
                 if useless >= patience:
-                    return Conclusion(reading.reason)
+                    return Conclusion(Reason.UNCERTAIN if reading.accepted else reading.reason)
                 continue
             useless = 0
             now_um = yield from bps.rd(axis, default_value=start_um)
@@ -164,7 +173,11 @@ def approach_focus(
                 # from frame to command; it will be as long again until the next frame has been answered
                 seen_s = max(seen_s or 0.0, 2 * abs(gone_um / velocity))
             room_um = (now_um - low_um, high_um - now_um)[::axis_sign]
-            velocity = axis_sign * law.velocity_um_s(defocus_um, *room_um, reaction_s=seen_s)
+            # an answer may take `timeout_s`, until it is seen how long it takes
+            slowest_s = timeout_s if seen_s is None else seen_s
+            velocity = axis_sign * law.velocity_um_s(
+                defocus_um, *room_um, reaction_s=seen_s, slowest_s=slowest_s
+            )
             if abs(velocity) < SLOWEST * default_velocity:
                 return Conclusion(Reason.OUT_OF_REACH)
             yield from run_at(velocity)
@@ -175,7 +188,11 @@ def approach_focus(
 
     def conclude() -> MsgGenerator[Conclusion]:
         yield from bps.checkpoint()
-        conclusion = yield from run_there()
+        try:
+            conclusion = yield from run_there()
+        except Exception:
+            yield from halt()  # it is to stand before it is sent back
+            raise
         if conclusion is not None:
             yield from halt()
             return conclusion

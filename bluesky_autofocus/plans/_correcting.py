@@ -53,7 +53,7 @@ def correct(
         if not reading.accepted:
             return Conclusion(reading.reason)
         now = Estimate(exposure.position_um - axis_sign * reading.value, reading.value, reading.sigma)
-        conclusion = criteria.conclude(now, before, expected_um)
+        conclusion = criteria.conclude(now, before, expected_um, followed)
         focus_um = now.focus_um
         if conclusion is not None:
             if not conclusion.found:

@@ -66,7 +66,9 @@ class Criteria:
         """Return whether an estimate changed by more than half of what the axis was moved."""
         return abs(now.defocus_um - expected_um) < abs(before.defocus_um - expected_um) / 2
 
-    def conclude(self, now: Estimate, before: Estimate | None, expected_um: float = 0.0) -> Conclusion | None:
+    def conclude(
+        self, now: Estimate, before: Estimate | None, expected_um: float = 0.0, followed: bool = False
+    ) -> Conclusion | None:
         """Return what follows from an estimate and the one that led to it; None: correct, and look again.
 
         Parameters
@@ -75,6 +77,8 @@ class Criteria:
             From the newest frame and the one before, if there was one.
         expected_um : float
             What the defocus of the newest should be by the one before: not zero where it was taken aside.
+        followed : bool
+            Whether any estimate has followed the axis before.
         """
         if not (math.isfinite(now.focus_um) and math.isfinite(now.sigma_um)):
             return Conclusion(Reason.UNCERTAIN)
@@ -84,7 +88,11 @@ class Criteria:
         if before is None:
             return None
         off_um = abs(now.defocus_um - expected_um)
-        follows = expected_um == 0 or self.follows(now, before, expected_um)
+        follows = self.follows(now, before, expected_um)
+        if expected_um == 0:
+            # an answer that does not change, and is less and less sure, would be near enough in the end
+            near = abs(before.defocus_um) <= self._accepted_um(before.sigma_um)
+            follows = follows or followed or near
         if follows and off_um <= self._accepted_um(now.sigma_um):
             return self._certain(*_mean(before, now))
         surprising = off_um > SURE * math.hypot(now.sigma_um, before.sigma_um)

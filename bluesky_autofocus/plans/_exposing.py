@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
@@ -80,13 +80,17 @@ def expose(
     """
     event = yield from bps.trigger_and_read([*detectors, axis], name=stream)
     reading = yield from wait_reading(analysis, stream=stream, timeout_s=timeout_s, dry_run=not event)
-    position_um = (yield from _position_in(event, axis)) if event else math.nan
+    otherwise_um = (yield from _read_besides(event, axis)) if event else math.nan
+
+    def position_um() -> float:
+        return _position_in(_newest(event, analysis, stream), axis, otherwise_um)
+
     yield from _record(_RecordedReading(analysis, stream, position_um), f"reading_{analysis.name}")
     yield from bps.checkpoint()
     if reading is None:
         return None
-    # After a pause the exposure was perhaps taken once more: the reading that was recorded is what counts.
-    return Exposure(position_um, analysis.reading(stream), _exposure_s(event))
+    # After a pause the exposure was perhaps taken once more: what was recorded is what counts.
+    return Exposure(position_um(), analysis.reading(stream), _exposure_s(_newest(event, analysis, stream)))
 
 
 def wait_reading(
@@ -124,25 +128,43 @@ def _record(record: "_Record", stream: str) -> MsgGenerator[None]:
     yield from bps.save()
 
 
-def _position_in(event: Mapping[str, Any], axis: FocusAxis) -> MsgGenerator[float]:
+def _newest(event: Mapping[str, Any], analysis: FocusAnalysis, stream: str) -> dict[str, Any]:
+    """Return the values of an Event, by key, as they are in the newest one of the stream.
+
+    Messages that are taken again after a pause answer nobody: the plan has read the Event of before.
+    """
+    recorded = getattr(analysis, "recorded", None)
+    newest = {} if recorded is None else recorded(stream)
+    return {key: newest.get(key, reading["value"]) for key, reading in event.items()}
+
+
+def _read_besides(event: Mapping[str, Any], axis: FocusAxis) -> MsgGenerator[float]:
+    """Read an axis whose position the Event does not hold."""
     fields = get_hinted_fields(axis)
     if len(fields) == 1 and fields[0] in event:
-        return float(event[fields[0]]["value"]) - _gone_um(event, axis.name)
+        return math.nan
     return float((yield from bps.rd(axis)))
 
 
-def _gone_um(event: Mapping[str, Any], axis: str) -> float:
+def _position_in(values: Mapping[str, Any], axis: FocusAxis, otherwise_um: float) -> float:
+    fields = get_hinted_fields(axis)
+    if len(fields) == 1 and fields[0] in values:
+        return float(values[fields[0]]) - _gone_um(values, axis.name)
+    return otherwise_um
+
+
+def _gone_um(values: Mapping[str, Any], axis: str) -> float:
     """Return how far an axis ran from when the frame was taken until it was read."""
-    taken = [reading["value"] for key, reading in event.items() if key.endswith("_camera_time_s")]
-    read = event.get(f"{axis}_time_s")
-    velocity = event.get(f"{axis}_actual_velocity", event.get(f"{axis}_velocity"))
+    taken = [value for key, value in values.items() if key.endswith("_camera_time_s")]
+    read = values.get(f"{axis}_time_s")
+    velocity = values.get(f"{axis}_actual_velocity", values.get(f"{axis}_velocity"))
     if len(taken) != 1 or read is None or velocity is None:
         return 0.0
-    return float(velocity["value"]) * (float(read["value"]) - float(taken[0]))
+    return float(velocity) * (float(read) - float(taken[0]))
 
 
-def _exposure_s(event: Mapping[str, Any]) -> float:
-    times = [reading["value"] for key, reading in event.items() if key.endswith("_exposure_s")]
+def _exposure_s(values: Mapping[str, Any]) -> float:
+    times = [value for key, value in values.items() if key.endswith("_exposure_s")]
     return float(sum(times)) if times else math.nan
 
 
@@ -201,7 +223,7 @@ def _dtype(value: Any) -> dict[str, str]:
 class _RecordedReading(_Record):
     """The newest reading of a stream, asked for when it is recorded: after a rewind that is another one."""
 
-    def __init__(self, analysis: FocusAnalysis, stream: str, position_um: float) -> None:
+    def __init__(self, analysis: FocusAnalysis, stream: str, position_um: Callable[[], float]) -> None:
         super().__init__(analysis.name)
         self._analysis, self._stream, self._position_um = analysis, stream, position_um
 
@@ -217,7 +239,7 @@ class _RecordedReading(_Record):
             **known,
             "reason": str(reading.reason),
             "stream": self._stream,
-            "position_um": self._position_um,
+            "position_um": self._position_um(),
         }
 
 

@@ -21,6 +21,9 @@ __all__ = ["coarse_fine_focus", "key_frame_focus"]
 COARSE_UM = (-1.0, 0.0, 1.0)
 FINE_UM = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
 
+STRAYED = 0.5
+"""Part of the spacing by which an axis may be off a plane: half way to the next one it shows another."""
+
 SURE = 3.0
 """Standard uncertainties that must fit into a depth of field."""
 
@@ -282,6 +285,8 @@ def _focus(
                 if not (yield from reaches(plane.position_um)):
                     return Conclusion(Reason.EDGE)
                 exposure = yield from exposure_of(plane, spacing_um, len(planes), analysis)
+                if abs(exposure.position_um - plane.position_um) > STRAYED * spacing_um:
+                    return Conclusion(Reason.UNCERTAIN)  # the axis is not where it was sent
                 exposed_um.append(plane.position_um)
                 plane = search.send(_sighting(exposure, axis_sign))
         except StopIteration as end:

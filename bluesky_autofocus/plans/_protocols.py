@@ -91,7 +91,7 @@ class RunningAxis(FocusAxis, Protocol):
 
     @property
     def velocity(self) -> Any:
-        """What is set to a velocity in um/s, and read."""
+        """What is set to a velocity in um/s, and read; its ``stop()``, which a pause calls, stops the run."""
         ...
 
 

@@ -8,6 +8,8 @@ __all__ = ["ApproachLaw"]
 TOTALLY_BLURRED = 3.5
 """Index from which on frames are totally blurred: how far away focus is cannot be told any more."""
 _MOST_OF_THE_WAY = 0.7
+_ROOM = 0.9
+"""Part of the room that may be run through: the rest is for braking."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,12 @@ class ApproachLaw:
         return abs(defocus_um) <= self.stop_index * self.width_um
 
     def velocity_um_s(
-        self, defocus_um: float, below_um: float, above_um: float, reaction_s: float | None = None
+        self,
+        defocus_um: float,
+        below_um: float,
+        above_um: float,
+        reaction_s: float | None = None,
+        slowest_s: float = 0.0,
     ) -> float:
         """Return the velocity of the image plane, upwards positive.
 
@@ -73,19 +80,22 @@ class ApproachLaw:
         below_um, above_um : float
             How far the plane may go down and up.
         reaction_s : float, optional
-            As it was seen to be; not longer than that of the law.
+            As it was seen to be.
+        slowest_s : float
+            Longest time that the axis must stay in its range for without being told anything.
 
         Returns
         -------
         float
-            0 where it is near enough, or has nowhere to go.
+            0 where it is near enough, or has nowhere to go, or nothing is known.
         """
-        if self.is_there(defocus_um):
+        if self.is_there(defocus_um) or any(map(math.isnan, (defocus_um, below_um, above_um))):
             return 0.0
-        reaction_s = min(reaction_s or math.inf, self.reaction_s)
+        reaction_s = reaction_s or self.reaction_s
+        slowest_s = max(self.reaction_s, reaction_s, slowest_s)
         index = min(abs(defocus_um) / self.width_um, 4.0)
         share = 1.0 if index > TOTALLY_BLURRED else min(1.0, self.gain * index)
         way_um = _MOST_OF_THE_WAY * min(index, TOTALLY_BLURRED) * self.width_um
         room_um = max(above_um if defocus_um < 0 else below_um, 0.0)
-        speed = min(share * self.default_velocity_um_s, way_um / reaction_s, room_um / self.reaction_s)
+        speed = min(share * self.default_velocity_um_s, way_um / reaction_s, _ROOM * room_um / slowest_s)
         return -math.copysign(speed, defocus_um)

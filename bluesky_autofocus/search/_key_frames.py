@@ -107,7 +107,9 @@ def key_frame_search(
     left, low, high = exposures - len(wanted), min(planes_um), max(planes_um)
     gone = 0
     while sighting.reason is Reason.EDGE:
-        side = 1 if sighting.focus_um > (low + high) / 2 else -1
+        # once it walks, the newest plane is where it is asked on which side the focus is
+        middle = (low + high) / 2 if not gone else high if gone > 0 else low
+        side = 1 if sighting.focus_um > middle else -1
         if gone and side != gone:
             return Conclusion(Reason.UNCERTAIN)  # once above, once below: it means neither
         if left < 1:

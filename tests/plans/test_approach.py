@@ -136,8 +136,9 @@ def test_what_it_went_since_the_frame_is_allowed_for(make, eye, run, documents, 
     assert found == pytest.approx([FOCUS_UM] * len(found), abs=2.0)  # it may have changed its speed since
 
 
-def test_it_never_leaves_its_range(make, eye, run):
-    bench = make(start_um=20.0)
+@pytest.mark.parametrize("transfer_s", [0.015, 0.3, 1.0])
+def test_it_never_leaves_its_range(make, eye, run, transfer_s):
+    bench = make(start_um=20.0, transfer_s=transfer_s)
     highest = []
     verdict = run(
         approach(
@@ -167,6 +168,13 @@ def test_frames_of_no_use_stop_it_and_end_it(make, eye, run, documents):
     assert [one["eye_reason"] for one in documents.events("reading_eye")][-3:] == ["empty"] * 3
     assert bench.axis.load_um == pytest.approx(60.0, abs=0.1)
     assert at_rest(bench)
+
+
+def test_an_answer_that_is_no_number_moves_nothing(make, eye, run):
+    bench = make(start_um=60.0)
+    verdict = run(approach(bench, eye(lambda defocus_um: Reading("", math.nan, 0.1, "um"))))
+    assert verdict.reason is Reason.UNCERTAIN
+    assert bench.axis.load_um == pytest.approx(60.0, abs=0.1)
 
 
 def test_one_frame_of_no_use_does_not_matter(make, eye, run):
@@ -235,6 +243,29 @@ def test_a_pause_on_the_way_stops_it_and_it_goes_on(make, eye, run, RE):  # noqa
     RE.resume()
     assert bench.axis.load_um == pytest.approx(FOCUS_UM, abs=0.3)
     assert at_rest(bench)
+
+
+@pytest.mark.parametrize("index", [60, 66, 70, 72, 74, 76])
+def test_after_a_pause_the_position_is_that_of_the_frame_taken_anew(make, eye, run, RE, documents, index):  # noqa: N803
+    """Whichever message it falls upon: what was read before it does not count."""
+    bench = make(start_um=60.0)
+    seen = iter(range(10_000))
+
+    def pause(message):
+        yield Msg("pause")
+        return (yield message)
+
+    plan = bpp.plan_mutator(
+        approach(bench, eye()), lambda message: (pause(message) if next(seen) == index else None, None)
+    )
+    with pytest.raises(RunEngineInterrupted):
+        run(plan)
+    bench.clock.advance(5.0)
+    RE.resume()
+    known = [one for one in documents.events("reading_eye") if one["eye_accepted"]]
+    found = [one["eye_position_um"] - one["eye_value"] for one in known]
+    assert found == pytest.approx([FOCUS_UM] * len(found), abs=2.0)
+    assert bench.axis.load_um == pytest.approx(FOCUS_UM, abs=0.3)
 
 
 @pytest.mark.parametrize("how", ["abort", "stop"])
@@ -341,6 +372,10 @@ class TestLaw:
         assert velocity == pytest.approx(share * DEFAULT_UM_S)
 
     def test_room(self):
-        assert self.law.velocity_um_s(4 * WIDTH_UM, 2.0, 100.0) == pytest.approx(-10.0)
+        assert self.law.velocity_um_s(4 * WIDTH_UM, 2.0, 100.0) == pytest.approx(-9.0)
         assert self.law.velocity_um_s(4 * WIDTH_UM, 0.0, 100.0) == 0.0
-        assert self.law.velocity_um_s(-2 * WIDTH_UM, 100.0, 1.0) == pytest.approx(5.0)
+        assert self.law.velocity_um_s(-2 * WIDTH_UM, 100.0, 1.0) == pytest.approx(4.5)
+
+    @pytest.mark.parametrize("unknown", [(math.nan, 9.0, 9.0), (30.0, math.nan, 9.0), (30.0, 9.0, math.nan)])
+    def test_what_is_not_known_is_not_run_by(self, unknown):
+        assert self.law.velocity_um_s(*unknown) == 0.0

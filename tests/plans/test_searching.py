@@ -160,8 +160,8 @@ class TestDryRun:
 
 
 @pytest.mark.parametrize("stub", STUBS.values())
-def test_limits_can_be_checked_beforehand(bench, stub):
-    """By bluesky's own `check_limits`, which runs the plan dry."""
+def test_limits_can_be_checked_beforehand(RE, bench, stub):  # noqa: N803
+    """By bluesky's own `check_limits`, which runs the plan dry, where a RunEngine's event loop is."""
     check_limits(stub([bench.camera], bench.axis, analysis=SharpnessAnalysis(), **GOOD))
     with pytest.raises(LimitError):
         check_limits(stub([bench.camera], bench.axis, analysis=SharpnessAnalysis(), bounds_um=(90.0, 110.0)))

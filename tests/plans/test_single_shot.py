@@ -584,3 +584,12 @@ class TestCriteria:
     def test_without_a_look(self):
         assert self.conclude(None, (10, 0.1), verify=False) == "found"
         assert self.conclude(None, (10, 1.0), verify=False, depth_of_field_um=2.7) == "again"
+
+
+def test_an_answer_that_does_not_change_is_not_believed_for_being_less_sure():
+    """It says 5 um, and after moving by 5 um it says 5 um again, but twice as uncertain."""
+    criteria = Criteria(True, None, None)
+    before, now = Estimate(95.0, 5.0, 1.0), Estimate(90.0, 5.0, 2.0)
+    assert criteria.conclude(now, before) is None
+    near = Estimate(95.0, 2.0, 1.0)
+    assert criteria.conclude(Estimate(95.0, 2.0, 1.0), near).found, "that is within what is not told apart"

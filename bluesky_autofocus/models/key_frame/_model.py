@@ -317,16 +317,19 @@ class KeyFrameModel:
             outside=outside,
             cells=len(facts.log_odds),
         )
-        reason = self._reason(estimate, facts, scan)
+        reason = self._reason(estimate, facts, scan, (n - 1) / 2 * spacing_um)
         return estimate if reason is None else dataclasses.replace(estimate, accepted=False, reason=reason)
 
-    def _reason(self, estimate: KeyFrameEstimate, facts: CellFacts, scan: Scan) -> Reason | None:
+    def _reason(
+        self, estimate: KeyFrameEstimate, facts: CellFacts, scan: Scan, middle_um: float
+    ) -> Reason | None:
         below, above = estimate.outside
         if not facts.strangeness <= 1:
             return Reason.UNFAMILIAR
         if below + above > _OUTSIDE:
             one_side = max(below, above) > 0.8 * (below + above)
-            return Reason.EDGE if one_side else Reason.UNCERTAIN
+            agrees = (estimate.focus_um > middle_um) == (above > below)
+            return Reason.EDGE if one_side and agrees else Reason.UNCERTAIN
         if estimate.sigma_um > 0.5 * scan.nominal_um * max(1.0, scan.in_focus / 2):
             return Reason.UNCERTAIN
         return None
