@@ -4,6 +4,7 @@ import _thread
 import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -143,7 +144,10 @@ def browse(monkeypatch, folder, capsys):
             raise failures[0]
         return status, capsys.readouterr()
 
-    return browse
+    # a process that was started in the background ignores Ctrl-C
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield browse
+    signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
