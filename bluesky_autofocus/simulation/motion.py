@@ -204,7 +204,7 @@ class AxisMotion:
         if peak != speed:
             yield _Leg((peak - speed) / change, motor, towards * speed, towards * change)
             motor += towards * change_um
-        if cruise_um > 0:
+        if cruise_um > 0 and peak > 0:  # a way shorter than numbers tell has no speed
             yield _Leg(cruise_um / peak, motor, towards * peak)
             motor += towards * cruise_um
         if peak > 0 and not math.isinf(away_um):

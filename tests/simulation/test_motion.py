@@ -107,6 +107,12 @@ def test_a_move_under_way_is_taken_over_without_a_jump(positions, acceleration, 
         now += data.draw(st.floats(0, 1.2)) * duration
 
 
+def test_a_way_shorter_than_numbers_tell():
+    motion = AxisMotion(AxisMechanics(velocity_um_s=1.0, acceleration_um_s2=0.5), 0.0)
+    assert motion.start(5e-324, 0.0) == pytest.approx(0, abs=1e-9)
+    assert motion.motor_um(1.0) == pytest.approx(0, abs=1e-9)
+
+
 def test_a_run_without_limits():
     motion = AxisMotion(AxisMechanics(acceleration_um_s2=2.0), 0.0)
     motion.run(-4.0, 0.0)
