@@ -190,7 +190,7 @@ def collect_focal_stacks(
             f"travel_um {reach_um} must contain the planes and the start, "
             f"{min(everywhere):g} .. {max(everywhere):g} um"
         )
-    travel = _StackTravel(axis, reach_um, start_um, approach)
+    travel = Travel(axis, reach_um, start_um, approach)
     yield from check_reachable(axis, travel.reached((min(everywhere), max(everywhere))))
     sideways = []
     for index, one in enumerate(stage):
@@ -227,7 +227,7 @@ def collect_focal_stacks(
             for moves, position in zip(sideways, place[:2], strict=True):
                 yield from moves.to(float(position))
             for plane, position in enumerate(planes[number]):
-                yield from (travel.on_to(position) if plane else travel.to(position))
+                yield from travel.to(position)
                 for pattern in range(len(texts)):
                     yield from expose(number, plane, pattern)
             complete = {"number": number, "exposures": len(heights) * len(texts)}
@@ -286,17 +286,6 @@ def _is_number(value: object) -> bool:
 def _return(travel: Travel) -> MsgGenerator[None]:
     if travel.moved:
         yield from travel.put_back()
-
-
-class _StackTravel(Travel):
-    """The moves of a focal stack: from plane to plane it goes on as it came."""
-
-    def on_to(self, target_um: float) -> MsgGenerator[None]:
-        """Move on in the declared direction: the lost motion is taken up, so there is no turning round."""
-        yield from self._move(target_um)
-        self._at_um = target_um
-        if self.approach.settle_s:
-            yield from bps.sleep(self.approach.settle_s)
 
 
 class _Numbers(_Record):

@@ -99,7 +99,7 @@ class Travel:
         self.approach = approach
         self.start_um = start_um
         self._at_um = start_um
-        self._taken_up = False
+        self._from_um = start_um
         self._under_way: Status | None = None
         self.moved = False
 
@@ -121,18 +121,15 @@ class Travel:
                 f"{self.axis.name}: {target_um} um is outside the travel range "
                 f"{self.low_um} .. {self.high_um} um of this operation"
             )
-        turn_um = self._turning_point_um(target_um)
-        # once the lost motion is taken up, going on in the same direction keeps it so
-        least_um = target_um if self._taken_up else turn_um
-        comes_from_the_declared_side = (least_um - self._at_um) * self.approach.direction >= 0
-        if not comes_from_the_declared_side:
-            self._taken_up = False
+        turn_um, direction = self._turning_point_um(target_um), self.approach.direction
+        # all the way since it last turned round takes up lost motion
+        goes_on = (target_um - self._at_um) * direction >= 0
+        comes_from_far_enough = (turn_um - self._from_um) * direction >= 0
+        if not (goes_on and comes_from_far_enough):
+            self._from_um = turn_um
             if self.approach.overshoot_um:
                 yield from self._move(turn_um)
-                self._at_um = turn_um
         yield from self._move(target_um)
-        gone_um = (target_um - self._at_um) * self.approach.direction
-        self._taken_up = self._taken_up or gone_um >= self.approach.overshoot_um > 0
         self._at_um = target_um
         if self.approach.settle_s:
             yield from bps.sleep(self.approach.settle_s)
@@ -152,7 +149,7 @@ class Travel:
     def ran(self) -> None:
         """Take note that the axis was moved by other means."""
         self.moved = True
-        self._at_um, self._taken_up = math.nan, False
+        self._at_um = self._from_um = math.nan
 
     def put_back(self) -> MsgGenerator[None]:
         """Stop whatever motion is under way and return to where the operation started."""
