@@ -93,6 +93,11 @@ class Reading:
     reason: Reason = Reason.OK
     seq_num: int = 0
 
+    @classmethod
+    def refused(cls, reason: Reason, unit: str = "") -> "Reading":
+        """Return the reading of a frame that cannot be used, with the reason."""
+        return cls("", math.nan, unit=unit, accepted=False, reason=reason)
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:

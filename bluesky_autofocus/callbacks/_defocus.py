@@ -82,12 +82,12 @@ class _DefocusAnalysis(Analysis):
         for frame in frames:
             problem = self._problem(frame)
             if problem is not None:
-                return _refused(problem)
+                return Reading.refused(problem, "um")
         estimate = self.estimator.estimate(*frames)
         if not estimate.accepted:
-            return _refused(estimate.reason)
+            return Reading.refused(estimate.reason, "um")
         if not (math.isfinite(estimate.defocus_um) and math.isfinite(estimate.sigma_um)):
-            return _refused(Reason.NOT_FINITE)
+            return Reading.refused(Reason.NOT_FINITE, "um")
         return Reading("", float(estimate.defocus_um), float(estimate.sigma_um), self.unit)
 
 
@@ -207,16 +207,12 @@ class TwoLEDAnalysis(_DefocusAnalysis):
         first = self._firsts.get(place)
         if first is None or not half.completes(first):
             self._firsts[place] = half
-            return lambda: _refused(self._problem(exposure.frame) or Reason.INCOMPLETE)
+            return lambda: Reading.refused(self._problem(exposure.frame) or Reason.INCOMPLETE, "um")
         # The first is kept: after a pause the second may be taken again, under the same number. For the
         # Event that follows it is too old.
         pair = sorted((first, half), key=lambda one: one.led)
         frames, directions = [one.exposure.frame for one in pair], [one.direction for one in pair]
         return lambda: self._estimate(frames, half.optics, directions)
-
-
-def _refused(reason: Reason) -> Reading:
-    return Reading("", math.nan, unit="um", accepted=False, reason=reason)
 
 
 def _place(exposure: RecordedExposure) -> list[float]:

@@ -1,7 +1,6 @@
 """Tell from the planes of a scan, in the document stream, where the focus is."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -166,11 +165,11 @@ class KeyFrameAnalysis(Analysis):
             exposure.frame, full_scale=self.full_scale, dark_level=self.dark_level
         ).problem
         if problem is not None:
-            return lambda: _refused(Reason(problem))
+            return lambda: Reading.refused(Reason(problem), "um")
         most = self.model.scan_of(spacing_um, place["planes"]).planes[1]
         row = planes.about(position_um, spacing_um, most)
         if not place["last"] or len(row) < place["planes"]:
-            return lambda: _refused(Reason.INCOMPLETE)
+            return lambda: Reading.refused(Reason.INCOMPLETE, "um")
         frames = np.stack([planes.frames[one] for one in row[:: place["axis_sign"]]])
         above_first_um = abs(position_um - row[:: place["axis_sign"]][0])
 
@@ -202,7 +201,3 @@ def _place(recorded: Mapping[str, Any]) -> dict[str, Any]:
             "that key_frame_focus or coarse_fine_focus exposed"
         )
     return {key: kind(recorded[f"scan_{key}"]) for key, kind in _KEYS.items()}
-
-
-def _refused(reason: Reason) -> Reading:
-    return Reading("", math.nan, unit="um", accepted=False, reason=reason)

@@ -112,10 +112,10 @@ class OrientationAnalysis(Analysis):
     def _line(self, frame: np.ndarray, optics: LightOptics) -> Reading:
         problem = examine_frame(frame, full_scale=self.full_scale).problem
         if problem is not None:
-            return self._refused(Reason(problem))
+            return Reading.refused(Reason(problem), self.unit)
         circles = find_circles(frame, optics)
         if not circles.accepted:
-            return self._refused(circles.reason)
+            return Reading.refused(circles.reason, self.unit)
         return Reading("", circles.angle_deg, unit=self.unit)
 
     def _direction_of(
@@ -124,15 +124,12 @@ class OrientationAnalysis(Analysis):
         for frame in (low, high):
             problem = examine_frame(frame, full_scale=self.full_scale).problem
             if problem is not None:
-                return self._refused(Reason(problem))
+                return Reading.refused(Reason(problem), self.unit)
         found = led_direction(low, high, optics, span_um=span_um)
         self._directions[led] = found
         if not found.accepted:
-            return self._refused(found.reason)
+            return Reading.refused(found.reason, self.unit)
         return Reading("", math.degrees(math.atan2(found.na_y, found.na_x)), unit=self.unit)
-
-    def _refused(self, reason: Reason) -> Reading:
-        return Reading("", math.nan, unit=self.unit, accepted=False, reason=reason)
 
 
 def _offset(exposure: RecordedExposure) -> float:

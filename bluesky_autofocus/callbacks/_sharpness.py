@@ -1,6 +1,5 @@
 """Score the sharpness of every frame in the document stream."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,5 +75,5 @@ class SharpnessAnalysis(Analysis):
         """Return the sharpness of a frame, or why it has none."""
         problem = examine_frame(frame, full_scale=self.full_scale).problem
         if problem is not None:
-            return Reading("", math.nan, accepted=False, reason=Reason(problem))
+            return Reading.refused(Reason(problem))
         return Reading("", self.metric(frame))

@@ -6,12 +6,11 @@ from bluesky.utils import MsgGenerator
 
 from bluesky_autofocus.plans._criteria import Criteria, Estimate
 from bluesky_autofocus.plans._exposing import Exposure
-from bluesky_autofocus.plans._moving import refused_by
 from bluesky_autofocus.plans._operation import Operation
 from bluesky_autofocus.records import Reason
 from bluesky_autofocus.search import Conclusion
 
-__all__ = ["correct", "reaches"]
+__all__ = ["correct"]
 
 
 def correct(
@@ -61,7 +60,7 @@ def correct(
             focus_um = conclusion.position_um
         elif len(operation.exposures) + frames > budget:
             return Conclusion(Reason.NOT_CONVERGED if criteria.verify else Reason.UNCERTAIN)
-        if not (yield from reaches(operation, focus_um)):
+        if not (yield from operation.reaches(focus_um)):
             return Conclusion(Reason.OUT_OF_REACH)
         if conclusion is not None:
             yield from operation.travel.to(focus_um)
@@ -69,18 +68,10 @@ def correct(
         followed = followed or (before is not None and criteria.follows(now, before, expected_um))
         direction = operation.travel.approach.direction
         for at_um in criteria.look_from(now, exposure.position_um, followed, direction):
-            if (yield from reaches(operation, at_um)):
+            if (yield from operation.reaches(at_um)):
                 break
         else:
             return Conclusion(Reason.OUT_OF_REACH)
         yield from operation.travel.to(at_um)
         # by where it was sent, not by where it says it is: one that is stuck does not follow either
         before, expected_um = now, axis_sign * (at_um - focus_um)
-
-
-def reaches(operation: Operation, position_um: float) -> MsgGenerator[bool]:
-    """Return whether an operation may move its axis to a position."""
-    travel = operation.travel
-    if not travel.low_um <= position_um <= travel.high_um:
-        return False
-    return (yield from refused_by(operation.axis, travel.reached((position_um,)))) is None

@@ -9,8 +9,9 @@ from uuid import uuid4
 from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator, plan
 
+from bluesky_autofocus.plans._criteria import SURE
 from bluesky_autofocus.plans._exposing import Exposure, _Record
-from bluesky_autofocus.plans._moving import Approach, interval_um, refused_by
+from bluesky_autofocus.plans._moving import Approach, interval_um
 from bluesky_autofocus.plans._operation import Operation, check_positive, start_of
 from bluesky_autofocus.plans._protocols import Detectors, FocusAxis, ScanAnalysis
 from bluesky_autofocus.records import Reading, Reason, Verdict
@@ -23,9 +24,6 @@ FINE_UM = (-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75)
 
 STRAYED = 0.5
 """Part of the spacing by which an axis may be off a plane: half way to the next one it shows another."""
-
-SURE = 3.0
-"""Standard uncertainties that must fit into a depth of field."""
 
 
 @plan
@@ -233,6 +231,7 @@ def _focus(
         travel_um=reach_um,
         approach=approach,
         timeout_s=timeout_s,
+        dry_run=dry_run,
     )
     if not dry_run:
         yield from operation.check(*first_um)
@@ -257,12 +256,6 @@ def _focus(
             yield from operation.expose(imagined, plane.position_um, analysis=analysis, beside=(belongs,))
         )
 
-    def reaches(*positions_um: float) -> MsgGenerator[bool]:
-        if not all(reach_um[0] <= one <= reach_um[1] for one in positions_um):
-            return False
-        # in a dry run nobody knows where the planes are
-        return dry_run or (yield from refused_by(axis, operation.travel.reached(positions_um))) is None
-
     def scan(centre_um: float, stage: int) -> MsgGenerator[Conclusion]:
         nonlocal uid
         offsets, spacing_um, analysis = scans[stage]
@@ -270,7 +263,7 @@ def _focus(
             uid = str(uuid4())
             exposed_um.clear()
         planes = [centre_um + one for one in offsets]
-        if not (yield from reaches(planes[0], planes[-1])):
+        if not (yield from operation.reaches(planes[0], planes[-1])):
             return Conclusion(Reason.OUT_OF_REACH)
         search = key_frame_search(
             planes,
@@ -282,7 +275,7 @@ def _focus(
             plane = next(search)
             while True:
                 # the limits of the axis may be narrower than the travel range: it does not walk on there
-                if not (yield from reaches(plane.position_um)):
+                if not (yield from operation.reaches(plane.position_um)):
                     return Conclusion(Reason.EDGE)
                 exposure = yield from exposure_of(plane, spacing_um, len(planes), analysis)
                 if abs(exposure.position_um - plane.position_um) > STRAYED * spacing_um:
@@ -309,7 +302,7 @@ def _focus(
         if smooth_um is not None and abs(away_um) > smooth_um:
             target_um = start_um + math.copysign(smooth_um, away_um)
             conclusion = dataclasses.replace(conclusion, reason=Reason.HELD_BACK)
-        if not (yield from reaches(target_um)):
+        if not (yield from operation.reaches(target_um)):
             return Conclusion(Reason.OUT_OF_REACH)
         yield from operation.travel.to(target_um)
         return conclusion

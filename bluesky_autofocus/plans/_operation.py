@@ -12,7 +12,7 @@ from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
 
 from bluesky_autofocus.plans._exposing import Exposure, expose, record_verdict
-from bluesky_autofocus.plans._moving import Approach, Travel, check_reachable
+from bluesky_autofocus.plans._moving import Approach, Travel, check_reachable, refused_by
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
 from bluesky_autofocus.records import Reading, Verdict
 from bluesky_autofocus.search import Conclusion
@@ -57,6 +57,8 @@ class Operation:
         Lowest and highest position that any move may go to.
     approach : Approach
         How positions are approached.
+    dry_run : bool
+        Whether nobody knows where the axis really is.
     """
 
     def __init__(
@@ -70,11 +72,13 @@ class Operation:
         travel_um: tuple[float, float],
         approach: Approach,
         timeout_s: float,
+        dry_run: bool = False,
     ) -> None:
         self.detectors, self.axis, self.analysis = detectors, axis, analysis
         self.method = method
         self.travel = Travel(axis, travel_um, start_um, approach)
         self.timeout_s = timeout_s
+        self.dry_run = dry_run
         self.exposures: list[Exposure] = []
 
     def check(self, lowest_um: float, highest_um: float) -> MsgGenerator[None]:
@@ -87,6 +91,13 @@ class Operation:
         """
         wanted = self.travel.reached((lowest_um, highest_um, self.travel.start_um))
         yield from check_reachable(self.axis, wanted)
+
+    def reaches(self, *positions_um: float) -> MsgGenerator[bool]:
+        """Return whether the axis may be moved to all of these positions; nothing moves."""
+        if not all(self.travel.low_um <= one <= self.travel.high_um for one in positions_um):
+            return False
+        reached = self.travel.reached(positions_um)
+        return self.dry_run or (yield from refused_by(self.axis, reached)) is None
 
     def expose(
         self,
