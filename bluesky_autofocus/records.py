@@ -5,7 +5,7 @@ import math
 from enum import StrEnum
 from typing import Any
 
-__all__ = ["FocusLabel", "Reading", "Reason", "Verdict"]
+__all__ = ["CLASS_INDICES", "ClassLabel", "FocusLabel", "Reading", "Reason", "Verdict"]
 
 
 class Reason(StrEnum):
@@ -174,5 +174,34 @@ class FocusLabel:
     field: int
     plane: int
     focus_um: float
+    usable: bool = True
+    note: str = ""
+
+
+CLASS_INDICES = range(-2, 5)
+"""Distance indices of the classes of focus, from too close to totally blurred; 0 is in focus."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLabel:
+    """Which class of focus one frame is of, as a person says who looked at it.
+
+    Parameters
+    ----------
+    field : int
+        Number of the field within its run.
+    plane : int
+        Which frame of the field.
+    index : int or None
+        Distance index of the class, one of `CLASS_INDICES`. None where the frame is not usable.
+    usable : bool
+        Whether the frame may be trained with and judged by.
+    note : str
+        Why not, or whatever else there is to say.
+    """
+
+    field: int
+    plane: int
+    index: int | None
     usable: bool = True
     note: str = ""

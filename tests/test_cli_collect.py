@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ import pytest
 from bluesky_autofocus.callbacks import CollectionProgress
 from bluesky_autofocus.catalog import open_catalog
 from bluesky_autofocus.cli import main
-from bluesky_autofocus.dataset import find_collections, make_dataset
+from bluesky_autofocus.dataset import find_collections, labelled_frames, make_dataset
+from bluesky_autofocus.models.hh_net import ClassTable
+from bluesky_autofocus.records import CLASS_INDICES
+from bluesky_autofocus.simulation import CLASS_WIDTH_UM
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning"),
@@ -98,6 +102,8 @@ def test_killed_and_resumed_it_records_only_what_is_missing(killed, folder, caps
         (["--fields", "0"], "--fields must be at least 1"),
         (["--range-um", "0"], "--range-um must be positive"),
         (["--fields", "1", "--kind", "cheese"], "kind is 'cheese'"),
+        (["--instrument", "smear", "--kind", "cells"], "--kind is for --instrument microscope, got 'cells'"),
+        (["--instrument", "smear", "--pattern", "off"], "--pattern is for --instrument microscope"),
         (["--fields", "1", "--step-um", "-1"], "step_um must be positive"),
         (["--fields", "1", "--frame-px", "256", "--pattern", "moonlight"], "no illumination pattern"),
         (["--fields", "1", "--frame-px", "256", "--pattern", "off"], "must give light"),
@@ -108,6 +114,29 @@ def test_what_a_user_got_wrong_is_one_line(arguments, error, folder, capsys):
     *_, line = capsys.readouterr().err.splitlines()
     assert line.startswith("bluesky-autofocus: ")
     assert error in line
+
+
+def test_of_a_smear_each_class_of_focus_is_collected_in_colour(folder, capsys):
+    small = ["--fields", "2", "--frame-px", "160", "--step-um", "6", "--sample", "blood", "--seed", "4"]
+    arguments = ["--catalog", str(folder), "--json"]
+    assert main(["collect", "--instrument", "smear", *small, *arguments]) == 0
+    first, *fields, last = said(capsys)
+    assert (first["sample"], [line["field"] for line in fields], last["complete"]) == ("blood", [0, 1], True)
+
+    # nothing is missing, which it can tell without being told the instrument again
+    assert main(["collect", "--resume", first["collection"], *arguments]) == 0
+    assert said(capsys)[0]["missing"] == 0
+
+    catalog = open_catalog(folder)
+    try:
+        (run,) = find_collections(catalog.client, samples=["blood"])
+        assert run.start["patterns"] == [""]
+        assert run["stack", "microscope_camera_image"].shape == (16, 160, 160, 3)
+        frames = labelled_frames(catalog.client, [run.start["uid"]], ClassTable.of_width(CLASS_WIDTH_UM))
+    finally:
+        catalog.close()
+    assert Counter(frame.index for frame in frames).keys() == set(CLASS_INDICES)
+    assert {frame.source for frame in frames} == {"truth"}
 
 
 class Bar:

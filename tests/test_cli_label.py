@@ -22,12 +22,15 @@ from ophyd import Signal
 from bluesky_autofocus.callbacks import SharpnessAnalysis
 from bluesky_autofocus.catalog import open_catalog
 from bluesky_autofocus.cli import main
-from bluesky_autofocus.cli._labelling import Labelling, Shown, blocks
-from bluesky_autofocus.dataset import FieldStack, field_stacks, labels_of
+from bluesky_autofocus.cli._labelling._session import Labelling
+from bluesky_autofocus.cli._labelling._shown import Pictures
+from bluesky_autofocus.cli._labelling._terminal import blocks
+from bluesky_autofocus.dataset import FieldStack, class_labels_of, field_stacks, labels_of
 from bluesky_autofocus.devices import SimulatedAxis, SimulatedCamera
 from bluesky_autofocus.frames import install_frame_routing
+from bluesky_autofocus.models.hh_net.classes import NAMES
 from bluesky_autofocus.plans import autofocus, collect_focal_stacks, record_labels
-from bluesky_autofocus.records import FocusLabel
+from bluesky_autofocus.records import ClassLabel, FocusLabel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning"),
@@ -115,8 +118,16 @@ class Page:
         with raised.value as answer:
             return answer.code, json.loads(answer.read())["error"]
 
-    def label(self, field, index):
-        return json.loads(self.ask("label", {"field": field, "index": index}))
+    @property
+    def shown(self):
+        return json.loads(self.ask("state"))["shown"]
+
+    @property
+    def titles(self):
+        return [one["title"] for one in self.shown]
+
+    def label(self, number, answer):
+        return json.loads(self.ask("label", {"number": number, "answer": answer}))
 
 
 @pytest.fixture
@@ -182,19 +193,21 @@ def test_labels_are_in_databroker_while_the_page_is_open_and_after_it_was_killed
     db = catalog.client
     assert {label.focus_um for label in labels_of(db, stacks).values()} == {0.3}
     with labelling(folder, stacks[:8]) as (page, process):
-        state = json.loads(page.ask("state"))
-        assert [field["number"] for field in state] == [0, 1, 2]
-        assert state[0]["positions_um"] == [-4.0, -2.0, 0.0, 2.0, 4.0]
-        assert not any(field["labelled"] for field in state)
+        assert page.titles == ["field 0 (1 of 3)", "field 1 (2 of 3)", "field 2 (3 of 3)"]
+        first = page.shown[0]
+        assert first["captions"][::4] == ["plane 1 of 5   -4.00 um", "plane 5 of 5   4.00 um"]
+        assert first["first"] == 2
+        assert not any(one["labelled"] for one in page.shown)
 
-        state = page.label(0, 3)
-        assert [(field["labelled"], field["index"]) for field in state] == [
+        answered = page.label(0, 3)
+        assert (answered["labelled"], answered["answer"], answered["said"]) == (True, 3, "labelled 2.00 um")
+        assert [(one["labelled"], one["answer"]) for one in page.shown] == [
             (True, 3),
             (False, None),
             (False, None),
         ]
         assert labels_of(db, stacks, person_only=True) == {0: FocusLabel(0, 3, 2.0)}
-        page.label(1, None)
+        assert page.label(1, None)["said"] == "unusable"
         page.label(0, 2)  # gone back to
         process.kill()
         process.wait(20)
@@ -207,8 +220,8 @@ def test_labels_are_in_databroker_while_the_page_is_open_and_after_it_was_killed
 
     # labelled fields are not shown again; -1 is a run of labels, which stands for the one that it labels
     def label_and_finish(page):
-        assert [field["number"] for field in json.loads(page.ask("state"))] == [2]
-        page.label(2, 0)
+        assert page.titles == ["field 2 (1 of 1)"]
+        page.label(0, 0)
         page.ask("finish", {})
 
     status, said = browse(label_and_finish, "-1")
@@ -229,22 +242,22 @@ def test_labels_are_in_databroker_while_the_page_is_open_and_after_it_was_killed
 
 
 def test_the_page_lets_in_who_has_its_key_and_takes_what_makes_sense(stacks, catalog, browse):
-    senseless = [{"field": 7, "index": 0}, {"field": 1, "index": 5}, {"field": 1, "index": -1}, {}, [1]]
-    senseless += [{"field": "1", "index": None}, {"field": True, "index": 0}, {"field": 1, "index": 0.0}]
+    pairs = [(7, 0), (-1, 0), (1, 5), (1, -1), ("1", None), (True, 0), (1, 0.0)]
+    senseless = [{}, [1], *({"number": number, "answer": answer} for number, answer in pairs)]
     pictures = []
 
     def look_around(page):
         html = page.ask("").decode()
         assert "<script>" in html
         assert not re.search(r"""(src|href)=["']""", html)
-        assert [field["number"] for field in json.loads(page.ask("state"))] == [1, 2, 0]
+        assert page.titles == ["field 1 (1 of 3)", "field 2 (2 of 3)", "field 0 (3 of 3)"]
 
         host = re.match(r"http://[^/]+/", page.url)[0]
         for url in (host, host + "guess/", page.url[:-2] + "/", page.url[:-1]):
             for what, sent in (
                 ("", None),
                 ("state", None),
-                ("label", {"field": 1, "index": 0}),
+                ("label", {"number": 1, "answer": 0}),
                 ("finish", {}),
             ):
                 status, error = page.refusal(what, sent, url)
@@ -258,11 +271,11 @@ def test_the_page_lets_in_who_has_its_key_and_takes_what_makes_sense(stacks, cat
         assert labels_of(catalog.client, stacks, person_only=True) == {}
 
         pictures.extend(
-            cv2.imdecode(np.frombuffer(page.ask(f"frame/1/{index}"), np.uint8), cv2.IMREAD_UNCHANGED)
+            cv2.imdecode(np.frombuffer(page.ask(f"frame/0/{index}"), np.uint8), cv2.IMREAD_UNCHANGED)
             for index in range(5)
         )
         with ThreadPoolExecutor(2) as threads:  # two tabs
-            list(threads.map(page.label, (1, 2), (1, None)))
+            list(threads.map(page.label, (0, 1), (1, None)))
         _thread.interrupt_main()  # Ctrl-C
 
     status, said = browse(look_around, stacks, "--field", "1", "2", "--field", "0")
@@ -283,21 +296,21 @@ def test_a_label_that_cannot_be_recorded_is_told_and_may_be_sent_again(stacks, c
     record = Labelling.record
     fails = iter([True])
 
-    def failing(self, made):
+    def failing(self, number, answer):
         if next(fails, False):
             raise OSError("the disk is full")
-        record(self, made)
+        record(self, number, answer)
 
     monkeypatch.setattr(Labelling, "record", failing)
 
     def insist(page):
-        assert page.refusal("label", {"field": 0, "index": 1}) == (500, "OSError: the disk is full")
-        assert page.label(0, 1)[0]["labelled"]
+        assert page.refusal("label", {"number": 0, "answer": 1}) == (500, "OSError: the disk is full")
+        assert page.label(0, 1)["labelled"]
         page.ask("finish", {})
 
     status, said = browse(insist, stacks)
     assert status == 0
-    assert "the label of field 0 was not recorded: the disk is full" in said.err
+    assert "the label of field 0 (1 of 3) was not recorded: the disk is full" in said.err
     assert labels_of(catalog.client, stacks, person_only=True) == {0: FocusLabel(0, 1, -2.0)}
 
 
@@ -306,7 +319,7 @@ def test_a_label_under_way_is_recorded_before_ctrl_c_ends(stacks, catalog, brows
         yield from record_labels(labels, **options)
         _thread.interrupt_main()
 
-    monkeypatch.setattr("bluesky_autofocus.cli._labelling.record_labels", interrupted)
+    monkeypatch.setattr("bluesky_autofocus.cli._labelling._session.record_labels", interrupted)
 
     def label_one(page):
         with pytest.raises(OSError):  # whether there is an answer does not matter any more
@@ -366,28 +379,48 @@ def test_a_run_of_which_everything_is_labelled_says_so(stacks, folder, catalog, 
     assert "all fields are labelled; --relabel" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pexpect drives a POSIX terminal")
-def test_in_a_terminal_keys_label(stacks, folder, catalog, tmp_path):
+@pytest.fixture
+def terminal(folder, tmp_path):
+    """Return a function that runs the command in a terminal with 256 colours."""
     import pexpect
 
-    terminal = pexpect.spawn(
-        sys.executable,
-        [
-            "-m",
-            "bluesky_autofocus",
-            "label",
-            stacks,
-            "--terminal",
-            "--labeller",
-            "Ada",
-            "--catalog",
-            str(folder),
-        ],
-        env={"PATH": "", "HOME": str(tmp_path), "TERM": "xterm-256color"},
-        timeout=60,
-        encoding="utf-8",
-        use_poll=True,  # select() knows no file descriptor beyond 1023, and earlier tests may hold many
-    )
+    opened = []
+
+    def spawn(*arguments):
+        command = ["-m", "bluesky_autofocus", "label", *arguments, "--terminal", "--labeller", "Ada"]
+        opened.append(
+            pexpect.spawn(
+                sys.executable,
+                [*command, "--catalog", str(folder)],
+                env={"PATH": "", "HOME": str(tmp_path), "TERM": "xterm-256color"},
+                timeout=60,
+                encoding="utf-8",
+                # select() knows no file descriptor beyond 1023, and earlier tests may hold many
+                use_poll=True,
+            )
+        )
+        return opened[-1]
+
+    yield spawn
+    for one in opened:
+        one.close()
+
+
+NO_TERMINAL = pytest.mark.skipif(sys.platform == "win32", reason="pexpect drives a POSIX terminal")
+
+
+def ends(terminal):
+    """Whether a command ended well."""
+    import pexpect
+
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    return terminal.exitstatus == 0
+
+
+@NO_TERMINAL
+def test_in_a_terminal_keys_label(stacks, catalog, terminal):
+    terminal = terminal(stacks)
     db = catalog.client
     terminal.expect(r"field 0 \(1 of 3\)   plane 3 of 5   0\.00 um\r\n")
     terminal.expect("q finish")
@@ -412,10 +445,122 @@ def test_in_a_terminal_keys_label(stacks, folder, catalog, tmp_path):
     terminal.expect("all 3 fields are labelled")
     terminal.send("q")
     terminal.expect("3 fields labelled")
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
+    assert ends(terminal)
     assert {number: label.plane for number, label in labels_of(db, stacks).items()} == {0: 3, 1: 0, 2: 2}
+
+
+SMEAR = np.zeros((48, 64, 3), np.uint8)
+SMEAR[:, :32] = 200, 40, 90
+"""A frame in colour; that of the n-th position has n in its first pixel."""
+
+
+@pytest.fixture
+def smears(bench, catalog):
+    """Scan a colour camera over six positions; return the uid of the run."""
+
+    def render():
+        frame = SMEAR.copy()
+        frame[0, 0] = bench.z.position
+        return frame
+
+    camera = SimulatedCamera(
+        name="eye",
+        render=render,
+        frame_directory=catalog.frame_directory,
+        frame_shape=SMEAR.shape,
+        dtype=np.uint8,
+    )
+    return bench.run(bp.scan([camera], bench.z, 0, 5, 6))
+
+
+def test_frames_are_sorted_into_classes_on_the_page(smears, catalog, browse):
+    db = catalog.client
+    seen = []
+
+    def frame(page, number):
+        picture = np.frombuffer(page.ask(f"frame/{number}/0"), np.uint8)
+        return cv2.cvtColor(cv2.imdecode(picture, cv2.IMREAD_UNCHANGED), cv2.COLOR_BGR2RGB)
+
+    def sort(page):
+        state = json.loads(page.ask("state"))
+        assert state["choices"] == list(NAMES)
+        assert page.titles == [f"frame {number} of 6" for number in range(1, 7)]
+        # nothing gives away where a frame was taken, not even the order
+        assert {tuple(one["captions"]) for one in state["shown"]} == {("",)}
+        pictures = [frame(page, number) for number in range(6)]
+        seen.extend(int(picture[0, 0, 0]) for picture in pictures)
+        assert np.array_equal(pictures[0][1:], SMEAR[1:])
+
+        assert page.label(0, 0)["said"] == "labelled totally blurred"
+        assert page.label(1, 6)["answer"] == 6
+        assert page.label(2, None)["said"] == "unusable"
+        assert page.label(1, 4)["said"] == "labelled in focus"  # gone back to
+        for answer in (7, -1, "in focus", 1.0, True):
+            assert page.refusal("label", {"number": 3, "answer": answer})[0] == 400
+        assert page.refusal("frame/0/1")[0] == 404
+        page.ask("finish", {})
+
+    status, said = browse(sort, smears[:8], "--classes")
+    assert status == 0
+    assert "6 frames to label" in said.err
+    assert "3 frames labelled, 3 left" in said.err
+    assert sorted(seen) == list(range(6)) != seen
+    expected = {
+        (0, seen[0]): ClassLabel(0, seen[0], 4),
+        (0, seen[1]): ClassLabel(0, seen[1], 0),
+        (0, seen[2]): ClassLabel(0, seen[2], None, usable=False),
+    }
+    assert class_labels_of(db, smears) == expected
+    first, *_ = map(json.loads, said.out.splitlines())
+    assert first == {
+        "labels_of": smears,
+        "labeller": "Ada",
+        "field": 0,
+        "plane": seen[0],
+        "index": 4,
+        "usable": True,
+        "note": "",
+    }
+
+    # it goes on with the rest, in the same order; -1 is a run of labels
+    def go_on(page):
+        assert [int(frame(page, number)[0, 0, 0]) for number in range(3)] == seen[3:]
+        page.label(2, 5)
+        page.ask("finish", {})
+
+    assert browse(go_on, "-1", "--classes")[0] == 0
+    assert class_labels_of(db, smears) == expected | {(0, seen[5]): ClassLabel(0, seen[5], -1)}
+    # which plane is in focus is another question, and not answered yet
+    assert labels_of(db, smears) == {}
+
+    def all_again(page):
+        assert len(page.titles) == 6
+        page.ask("finish", {})
+
+    assert browse(all_again, smears, "--classes", "--relabel")[0] == 0
+
+
+@NO_TERMINAL
+def test_frames_are_sorted_into_classes_in_a_terminal(smears, catalog, terminal):
+    terminal = terminal(smears, "--classes")
+    terminal.expect(r"frame 1 of 6\r\n")
+    terminal.expect("1 totally blurred   2 out of focus III .* 7 too close II   x unusable .* q finish")
+    assert "38;5;161;48;5;161m▀" in terminal.before  # nearest of 216 colours to that of the frame
+    terminal.send("8\r 5")  # of these only the last one means a class
+    terminal.expect("frame 2 of 6")
+    terminal.send("1")
+    terminal.expect("frame 3 of 6")
+    terminal.send("x")
+    terminal.expect("frame 4 of 6")
+    terminal.send("uu")
+    terminal.expect(r"frame 2 of 6   \[labelled totally blurred\]")
+    terminal.send("7")
+    terminal.expect("frame 3 of 6   .unusable.")
+    terminal.send("q")
+    terminal.expect("3 frames labelled, 3 left")
+    assert ends(terminal)
+    found = [label.index for label in class_labels_of(catalog.client, smears).values()]
+    assert sorted(found, key=str) == [-2, 0, None]
 
 
 def test_pictures_of_characters():
@@ -429,17 +574,26 @@ def test_pictures_of_characters():
     assert len(blocks(picture, whole=False)) == 30
     assert len(blocks(np.zeros((7, 5, 3), np.uint8), whole=False)) == 3
     assert len(blocks(np.zeros((1, 4000), np.uint8))) == 1
+    line, *_ = blocks(SMEAR, whole=False, true_colour=True)
+    assert line.startswith("\x1b[38;2;200;40;90;48;2;200;40;90m▀")
+    black, white = (np.full((2, 1, 3), level, np.uint8) for level in (0, 255))
+    assert blocks(black, whole=False) == ["\x1b[38;5;16;48;5;16m▀\x1b[0m"]
+    assert blocks(white, whole=False) == ["\x1b[38;5;231;48;5;231m▀\x1b[0m"]
 
 
 def test_all_planes_are_shown_by_the_same_scale():
     ramp = np.linspace(0, 4095, 64 * 64).reshape(64, 64)
     frames = {0: (ramp / 2).astype(np.uint16), 1: ramp.astype(np.uint16)}
-    shown = Shown(FieldStack(0, (0, 1), (-1.0, 1.0), (0, 1), frames))
-    low, high = shown.limits()
+    pictures = Pictures(FieldStack(0, (0, 1), (-1.0, 1.0), (0, 1), frames))
+    low, high = pictures.limits()
     for index, frame in frames.items():
         expected = np.clip((frame - low) * (255 / (high - low)), 0, 255)
-        assert np.allclose(shown.picture(index), expected, atol=1.0)
-    saturated = Shown(FieldStack(0, (0,), (0.0,), (0,), {0: np.full((4, 4), 65535, np.uint16)}))
-    assert np.array_equal(saturated.picture(0), np.full((4, 4), 127))
-    holes = Shown(FieldStack(0, (0,), (0.0,), (0,), {0: np.array([[0.0, np.nan], [1.0, 2.0]], np.float32)}))
-    assert holes.picture(0)[0, 1] == 0
+        assert np.allclose(pictures[index], expected, atol=1.0)
+    saturated = Pictures(FieldStack(0, (0,), (0.0,), (0,), {0: np.full((4, 4), 65535, np.uint16)}))
+    assert np.array_equal(saturated[0], np.full((4, 4), 127))
+    colours = Pictures(FieldStack(0, (0,), (0.0,), (0,), {0: SMEAR // 2}))
+    assert np.array_equal(colours[0], SMEAR // 2)
+    holes = Pictures(
+        FieldStack(0, (0,), (0.0,), (0,), {0: np.array([[0.0, np.nan], [1.0, 2.0]], np.float32)})
+    )
+    assert holes[0][0, 1] == 0

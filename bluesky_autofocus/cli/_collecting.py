@@ -1,5 +1,5 @@
 # ruff: noqa: T201 - this is the command line: printing is what it is for
-"""Collect focal stacks on the simulated microscope, and go on with a collection that was cut short."""
+"""Collect focal stacks on a simulated microscope, and go on with a collection that was cut short."""
 
 import dataclasses
 import json
@@ -25,6 +25,9 @@ __all__ = ["collect", "planned", "resumed"]
 
 INTERRUPTED = 130
 
+IN_FOCUS = {"microscope": {"z_um": 0.0}, "smear": {"defocus_um": 0.0}}
+"""Options of the instruments that can collect, for their axis to stand near focus at first."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Collecting:
@@ -32,6 +35,7 @@ class Collecting:
 
     collection: str
     sample: str
+    instrument: str
     slide: Mapping[str, Any]
     fields: int
     patterns: list[str]
@@ -45,17 +49,35 @@ def planned(options: Namespace) -> Collecting:
     """Return a new collection as the options of the command have it."""
     if options.fields < 1:
         raise ValueError(f"--fields must be at least 1, got {options.fields}")
-    if not options.range_um > 0:
+    if options.range_um is not None and not options.range_um > 0:
         raise ValueError(f"--range-um must be positive, got {options.range_um}")
+    smear = options.instrument == "smear"
+    for option, given in (("--kind", options.kind), ("--pattern", options.pattern)):
+        if smear and given is not None:
+            raise ValueError(f"{option} is for --instrument microscope, got {given!r} for smear")
+    kind = "smear" if smear else options.kind or "cells"
+    frame_px = (900 if smear else 512) if options.frame_px is None else options.frame_px
+    slide = {"seed": options.seed, "frame_px": frame_px}
     return Collecting(
         collection=uuid4().hex[:8],
-        sample=options.sample or f"{options.kind} {options.seed}",
-        slide={"kind": options.kind, "seed": options.seed, "frame_px": options.frame_px},
+        sample=options.sample or f"{kind} {options.seed}",
+        instrument=options.instrument,
+        slide=slide if smear else {"kind": kind, **slide},
         fields=options.fields,
-        patterns=options.pattern or ["half_annulus_top", str(Single(0.4, 0.0))],
-        z_um=(-options.range_um, options.range_um),
+        patterns=[] if smear else options.pattern or ["half_annulus_top", str(Single(0.4, 0.0))],
+        z_um=_planes_um(options.range_um, smear),
         step_um=options.step_um,
     )
+
+
+def _planes_um(range_um: float | None, smear: bool) -> tuple[float, float]:
+    """Return the lowest and the highest plane: of a smear by default as many of each class of focus."""
+    if smear and range_um is None:
+        from bluesky_autofocus.simulation import CLASS_WIDTH_UM
+
+        return -2.5 * CLASS_WIDTH_UM, 4.5 * CLASS_WIDTH_UM
+    range_um = 30.0 if range_um is None else range_um
+    return -range_um, range_um
 
 
 def resumed(client: Any, collection: str) -> Collecting:
@@ -67,6 +89,8 @@ def resumed(client: Any, collection: str) -> Collecting:
     return Collecting(
         collection=collection,
         sample=start["sample"],
+        # those of old do not say
+        instrument=start.get("simulated_instrument", "microscope"),
         slide=dict(start["simulated_slide"]),
         fields=len(start["positions"]),
         patterns=list(start["patterns"]),
@@ -94,7 +118,11 @@ def collect(catalog: Catalog, plan: Collecting, *, as_json: bool) -> int:
     )
     if missing:
         instrument = make_instrument(
-            "microscope", catalog.frame_directory, VirtualClock(), z_um=0.0, **plan.slide
+            plan.instrument,
+            catalog.frame_directory,
+            VirtualClock(),
+            **IN_FOCUS[plan.instrument],
+            **plan.slide,
         )
         run_engine = RunEngine()
         install_frame_routing(run_engine)
@@ -118,28 +146,34 @@ def _collecting(instrument: Any, plan: Collecting) -> Any:
     microscope = instrument.devices["microscope"]
     # not the same noise again
     microscope.reseed((microscope.seed, 3, len(plan.skip)))
-    leds, exposure = microscope.leds, microscope.camera.exposure_s
-    light = [float(leds.geometry.irradiance[list(leds.select(text))].sum()) for text in plan.patterns]
-    if not all(light):
-        raise ValueError(f"--pattern must give light, got {plan.patterns[light.index(0.0)]!r}")
     return collect_focal_stacks(
         instrument.detectors,
         instrument.axis,
-        leds=leds,
         stage=(microscope.x, microscope.y),
         positions=_places(plan.fields, microscope.field_um),
         sample=plan.sample,
-        patterns=plan.patterns,
         z_um=plan.z_um,
         step_um=plan.step_um,
         skip=sorted(plan.skip),
         collection=plan.collection,
         resume_of=plan.resume_of,
-        exposure=exposure,
-        # equally bright frames, however many LEDs are on
-        exposures_s=[exposure.get() / one for one in light],
-        md={"simulated_slide": dict(plan.slide)},
+        md={"simulated_instrument": plan.instrument, "simulated_slide": dict(plan.slide)},
+        **({"truth": microscope.truth.focus_um} if plan.instrument == "smear" else _light(microscope, plan)),
     )
+
+
+def _light(microscope: Any, plan: Collecting) -> dict[str, Any]:
+    """Return the options of the plan that make frames equally bright, however many LEDs are on."""
+    leds, exposure = microscope.leds, microscope.camera.exposure_s
+    light = [float(leds.geometry.irradiance[list(leds.select(text))].sum()) for text in plan.patterns]
+    if not all(light):
+        raise ValueError(f"--pattern must give light, got {plan.patterns[light.index(0.0)]!r}")
+    return {
+        "leds": leds,
+        "patterns": plan.patterns,
+        "exposure": exposure,
+        "exposures_s": [exposure.get() / one for one in light],
+    }
 
 
 def _places(count: int, pitch_um: tuple[float, float]) -> list[tuple[float, float]]:

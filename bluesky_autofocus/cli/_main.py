@@ -104,11 +104,25 @@ def _parser() -> argparse.ArgumentParser:
 
     collect = verbs.add_parser("collect", help="record focal stacks of many fields of a simulated slide")
     collect.add_argument("--fields", type=int, default=40, help="how many fields")
-    collect.add_argument("--kind", default="cells", help="what is on the slide (cells, tissue, empty)")
+    collect.add_argument(
+        "--instrument",
+        choices=("microscope", "smear"),
+        default="microscope",
+        help="with an LED array, or in colour over a stained smear",
+    )
+    collect.add_argument(
+        "--kind", help="what is on the slide of the microscope (cells, tissue, empty; default: cells)"
+    )
     collect.add_argument("--sample", help="name of the specimen (default: kind and seed)")
     collect.add_argument("--seed", type=int, default=0, help="of the slide and the noise")
-    collect.add_argument("--frame-px", type=int, default=512, help="rows and columns of a frame")
-    collect.add_argument("--range-um", type=float, default=30.0, help="planes lie so far to either side")
+    collect.add_argument(
+        "--frame-px", type=int, help="rows and columns of a frame (default: 512, of a smear 900)"
+    )
+    collect.add_argument(
+        "--range-um",
+        type=float,
+        help="planes lie so far to either side (default: 30, of a smear from -15 to 27)",
+    )
     collect.add_argument("--step-um", type=float, default=1.0, help="distance of the planes")
     collect.add_argument(
         "--pattern",
@@ -122,8 +136,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_catalog(collect)
     _add_json(collect)
 
-    label = verbs.add_parser("label", help="show recorded focal stacks, record which planes are in focus")
+    label = verbs.add_parser("label", help="show recorded frames, record what a person says of their focus")
     label.add_argument("run", help="uid, its first characters, scan_id, or -1 for the newest")
+    label.add_argument(
+        "--classes", action="store_true", help="sort the frames into classes of focus, not planes of stacks"
+    )
     label.add_argument("--port", type=int, default=0, help="of the page, by default a free one")
     label.add_argument("--no-browser", action="store_true", help="do not open the page")
     label.add_argument("--terminal", action="store_true", help="show coarse pictures here, without a page")
@@ -136,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="only these fields; may be given several times",
     )
-    label.add_argument("--relabel", action="store_true", help="show fields that are labelled already too")
+    label.add_argument("--relabel", action="store_true", help="show what is labelled already too")
     _add_catalog(label)
     _add_json(label)
 

@@ -4,12 +4,20 @@ Runs of the plan `collect_focal_stacks` are found by query; each field's ground 
 under a half annulus, and the features of its other frames are computed where the frames can be read: by
 threads of this process or by the workers of a Dask cluster. What travels is where a frame is, and features.
 Stacks under ordinary light have labels instead: which plane a person, or a simulator, says is in focus.
+Frames may have been sorted into classes of focus too.
 """
 
 from bluesky_autofocus.dataset._collections import DatasetError, completed_fields, find_collections
 from bluesky_autofocus.dataset._dataset import Dataset, Field
 from bluesky_autofocus.dataset._key_frames import labelled_cells
-from bluesky_autofocus.dataset._labels import FieldStack, field_stacks, labels_of, true_labels
+from bluesky_autofocus.dataset._labelled_frames import LabelledFrame, labelled_frames
+from bluesky_autofocus.dataset._labels import (
+    FieldStack,
+    class_labels_of,
+    field_stacks,
+    labels_of,
+    true_labels,
+)
 from bluesky_autofocus.dataset._making import ground_truths, make_dataset
 
 __all__ = [
@@ -17,11 +25,14 @@ __all__ = [
     "DatasetError",
     "Field",
     "FieldStack",
+    "LabelledFrame",
+    "class_labels_of",
     "completed_fields",
     "field_stacks",
     "find_collections",
     "ground_truths",
     "labelled_cells",
+    "labelled_frames",
     "labels_of",
     "make_dataset",
     "true_labels",

@@ -1,18 +1,18 @@
-"""Where focal stacks are in focus, as persons and simulators say, and the stacks themselves."""
+"""Focal stacks, where they are in focus, as persons and simulators say, and classes of their frames."""
 
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_autofocus.dataset._collections import DatasetError, recorded_fields
 from bluesky_autofocus.frames import read_frame
-from bluesky_autofocus.records import FocusLabel
+from bluesky_autofocus.records import ClassLabel, FocusLabel
 
-__all__ = ["FieldStack", "field_stacks", "labels_of", "true_labels"]
+__all__ = ["FieldStack", "class_labels_of", "field_stacks", "labels_of", "true_labels"]
 
 OUTSIDE = "focus lies outside the stack"
 """The note of a label by a simulator whose focus no plane is near."""
@@ -30,7 +30,8 @@ class FieldStack:
         Index of each plane, as labels name it: ``field_plane`` where the run has it, else its place in this
         order.
     positions_um : tuple of float
-        Where the axis stood, ascending.
+        Where the axis stood, ascending. NaN where no axis alone tells the frames apart
+        (`field_stacks` with `still`): they are in order of exposure then.
     rows : tuple of int
         Of the frames in their stream.
     """
@@ -43,6 +44,11 @@ class FieldStack:
 
     def __len__(self) -> int:
         return len(self.planes)
+
+    @property
+    def stream(self) -> str:
+        """Name of the stream that holds the frames."""
+        return self._frames.stream
 
     def frame(self, index: int) -> NDArray:
         """Return the frame of the index-th plane from below, shape (H, W) or (H, W, 3)."""
@@ -61,7 +67,7 @@ class _Frames:
     """Frames of a stream by their row: from their file where it is here, else from the server."""
 
     def __init__(self, run: Any, stream: str, key: str, resource: Mapping[str, Any] | None) -> None:
-        self._run, self._stream, self._key, self._resource = run, stream, key, resource
+        self._run, self.stream, self._key, self._resource = run, stream, key, resource
 
     def __getitem__(self, row: int) -> NDArray:
         if self._resource is not None:
@@ -69,7 +75,7 @@ class _Frames:
                 return _picture(read_frame(self._resource, row))
             except FileNotFoundError:
                 self._resource = None
-        return _picture(np.asarray(self._run[self._stream, self._key][row]))
+        return _picture(np.asarray(self._run[self.stream, self._key][row]))
 
 
 def _picture(frame: NDArray) -> NDArray:
@@ -79,7 +85,7 @@ def _picture(frame: NDArray) -> NDArray:
     return frame
 
 
-def field_stacks(run: Any, *, image_key: str | None = None) -> dict[int, FieldStack]:
+def field_stacks(run: Any, *, image_key: str | None = None, still: bool = False) -> dict[int, FieldStack]:
     """Return the focal stacks that a run holds, by the number of their field.
 
     Of a run of `collect_focal_stacks` these are the fields that are complete, under the first of its
@@ -92,6 +98,9 @@ def field_stacks(run: Any, *, image_key: str | None = None) -> dict[int, FieldSt
         ``db[-1]``.
     image_key : str, optional
         Which image, where there are several cameras.
+    still : bool
+        Take frames that are no stack too, where none or several axes moved. They count as one field, number
+        0, of planes in order of exposure, without positions.
 
     Raises
     ------
@@ -99,7 +108,7 @@ def field_stacks(run: Any, *, image_key: str | None = None) -> dict[int, FieldSt
         If there is no stack in the run; saying what is missing.
     """
     if "patterns" not in run.start or "collection" not in run.start:
-        return {0: _scanned(run, image_key)}
+        return {0: _scanned(run, image_key, still)}
     fields = recorded_fields([run], image_key)
     if not fields:
         raise DatasetError(f"run {run.start['uid'][:8]} holds no field that is complete")
@@ -118,7 +127,7 @@ def field_stacks(run: Any, *, image_key: str | None = None) -> dict[int, FieldSt
     return dict(sorted(stacks.items()))
 
 
-def _scanned(run: Any, image_key: str | None) -> FieldStack:
+def _scanned(run: Any, image_key: str | None, still: bool) -> FieldStack:
     """Return the one stack of a run that is no collection."""
     start = run.start
     dimensions = [key for keys, _ in start.get("hints", {}).get("dimensions", []) for key in keys]
@@ -144,10 +153,13 @@ def _scanned(run: Any, image_key: str | None) -> FieldStack:
         rows = np.array([newest[number] for number in sorted(newest)])
         positions = {axis: np.asarray(table[axis].values, float)[rows] for axis in read}
         moved = {axis: at for axis, at in positions.items() if np.ptp(at) > 0}
-        if len(moved) != 1:
+        if len(moved) == 1:
+            ((_, positions_um),) = moved.items()
+        elif still:
+            positions_um = np.full(len(rows), math.nan)
+        else:
             missing.append(f"in stream {stream} the axes that moved are {list(moved)} of {axes}, not one")
             continue
-        ((_, positions_um),) = moved.items()
         frames = _Frames(run, stream, key, _resource_or_none(run, stream, key))
         in_order = np.argsort(positions_um, kind="stable")
         stacks.append(
@@ -162,7 +174,11 @@ def _scanned(run: Any, image_key: str | None) -> FieldStack:
     if not stacks:
         why = "; ".join(missing) or "no stream has images"
         raise DatasetError(f"run {start['uid'][:8]} ({start.get('plan_name')}) holds no focal stack: {why}")
-    return max(stacks, key=lambda stack: len(set(stack.positions_um)))
+    return max(stacks, key=lambda stack: (_positions(stack), len(stack)))
+
+
+def _positions(stack: FieldStack) -> int:
+    return len({position for position in stack.positions_um if math.isfinite(position)})
 
 
 def _data_keys(stream: Any) -> dict[str, Any]:
@@ -251,33 +267,79 @@ def labels_of(catalog: Any, uid: str, *, person_only: bool = False) -> dict[int,
     DatasetError
         If there is no such run.
     """
-    from tiled.queries import Key
-
-    try:
-        run = catalog[uid]
-    except (KeyError, IndexError) as error:
-        raise DatasetError(f"there is no run {uid!r} in the catalogue") from error
+    run = _run_of(catalog, uid)
     labels = {} if person_only else true_labels(run)
-    labelling = catalog.search(Key("labels_of") == run.start["uid"]).values()
-    for one in sorted(labelling, key=lambda run: run.start["time"]):
-        labels |= _labels_in(one)
+    for label in _recorded_labels(catalog, run, FocusLabel):
+        labels[label.field] = label
     return dict(sorted(labels.items()))
 
 
-def _labels_in(run: Any) -> dict[int, FocusLabel]:
+def class_labels_of(catalog: Any, uid: str) -> dict[tuple[int, int], ClassLabel]:
+    """Return which class of focus the frames of a run are of, by the numbers of their field and plane.
+
+    Of a frame that was labelled several times the newest label counts.
+
+    Parameters
+    ----------
+    catalog : databroker.client.CatalogOfBlueskyRuns
+        ``db``, or the client of `open_catalog`.
+    uid : str
+        Of the run that holds the frames, or its first characters.
+
+    Raises
+    ------
+    DatasetError
+        If there is no such run.
+    """
+    labels = {
+        (label.field, label.plane): label
+        for label in _recorded_labels(catalog, _run_of(catalog, uid), ClassLabel)
+    }
+    return dict(sorted(labels.items()))
+
+
+def _run_of(catalog: Any, uid: str) -> Any:
+    try:
+        return catalog[uid]
+    except (KeyError, IndexError) as error:
+        raise DatasetError(f"there is no run {uid!r} in the catalogue") from error
+
+
+_Label = TypeVar("_Label", FocusLabel, ClassLabel)
+
+_STREAMS = {FocusLabel: "label", ClassLabel: "class_label"}
+
+
+def _recorded_labels(catalog: Any, run: Any, kind: type[_Label]) -> Iterator[_Label]:
+    """Yield the labels of one kind that persons gave a run, the oldest first."""
+    from tiled.queries import Key
+
+    found = catalog.search(Key("labels_of") == run.start["uid"])
+    if kind is ClassLabel:
+        found = found.search(Key("label_kind") == "class")
+    for one in sorted(found.values(), key=lambda run: run.start["time"]):
+        # those of old say no kind: they are of where focus is
+        if (one.start.get("label_kind") == "class") == (kind is ClassLabel):
+            yield from _labels_in(one, kind)
+
+
+def _labels_in(run: Any, kind: type[_Label]) -> Iterator[_Label]:
+    stream, names = _STREAMS[kind], [field.name for field in dataclasses.fields(kind)]
     if "labels" in run.start and (run.metadata.get("stop") or {}).get("exit_status") == "success":
         # many label runs are read at once so: their Events would have to be asked for one by one
-        return {said["field"]: FocusLabel(**_known(said)) for said in run.start["labels"]}
-    if "label" not in run:  # it ended before its first label
-        return {}
-    names = [field.name for field in dataclasses.fields(FocusLabel)]
-    table = run["label"].read([f"label_{name}" for name in names])
-    columns = (table[f"label_{name}"].values for name in names)
-    return {
-        int(field): FocusLabel(int(field), int(plane), float(focus_um), bool(usable), str(note))
-        for field, plane, focus_um, usable, note in zip(*columns, strict=True)
-    }
+        said = [[label[name] for name in names] for label in run.start["labels"]]
+    elif stream in run:
+        table = run[stream].read([f"{stream}_{name}" for name in names])
+        said = list(zip(*(table[f"{stream}_{name}"].values for name in names), strict=True))
+    else:  # it ended before its first label
+        return
+    for field, plane, answer, usable, note in said:
+        yield kind(int(field), int(plane), _answer(answer, kind), bool(usable), str(note))
 
 
-def _known(said: Mapping[str, Any]) -> dict[str, Any]:
-    return {**said, "focus_um": math.nan if said["focus_um"] is None else said["focus_um"]}
+def _answer(said: Any, kind: type) -> Any:
+    """Return what a label answers; for what is unknown JSON has None and tables have NaN."""
+    number = math.nan if said is None else float(said)
+    if kind is FocusLabel:
+        return number
+    return None if math.isnan(number) else int(number)
