@@ -27,6 +27,7 @@ from bluesky_autofocus.plans._protocols import (
 )
 from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
+from bluesky_autofocus.plans._track import Tracking, scan_in_focus, track_focus
 from bluesky_autofocus.plans._two_led import two_led_focus
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "ReadingTimeoutError",
     "RunningAxis",
     "ScanAnalysis",
+    "Tracking",
     "UnknownMethodError",
     "approach_focus",
     "autofocus",
@@ -56,8 +58,10 @@ __all__ = [
     "record_labels",
     "record_verdict",
     "register_method",
+    "scan_in_focus",
     "single_shot_focus",
     "sweep_focus",
+    "track_focus",
     "two_led_focus",
     "wait_reading",
 ]

@@ -4,7 +4,7 @@ Move, expose, have it analysed, tell the search, and in the end stand on the foc
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
@@ -16,11 +16,17 @@ from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAx
 from bluesky_autofocus.records import Reading, Reason, Verdict
 from bluesky_autofocus.search import Conclusion, Sample, Search
 
-__all__ = ["focus_by_search"]
+__all__ = ["ExposureAt", "InFlight", "focus_by_search", "follow"]
 
 CONFIRMED_FRACTION = 0.7
 """The frame at the focus must score this fraction of the best one of the search: less means that the axis
 did not come back to where it had been, or that focus has moved meanwhile."""
+
+ExposureAt: TypeAlias = Callable[[float], MsgGenerator[Exposure]]
+"""``exposure_at(position_um)`` is a stub that exposes where a search wants it, and returns the exposure."""
+
+InFlight: TypeAlias = Callable[[Search, Operation, ExposureAt, tuple[float, float]], MsgGenerator[Conclusion]]
+"""``in_flight(search, operation, exposure_at, bounds_um)`` answers a search while the axis runs."""
 
 
 def focus_by_search(
@@ -39,6 +45,7 @@ def focus_by_search(
     confirm: bool,
     timeout_s: float,
     parameters: dict[str, Any],
+    in_flight: InFlight | None = None,
 ) -> MsgGenerator[Verdict]:
     """Drive a search with exposures and act upon its conclusion.
 
@@ -52,6 +59,8 @@ def focus_by_search(
         Fewest exposures with which the search can conclude anything.
     parameters : dict
         The stub's own options, for the record.
+    in_flight : callable, optional
+        Answers the search while the axis runs. By default it moves and stops for each exposure.
 
     The other parameters are those of the public stubs.
 
@@ -104,7 +113,10 @@ def focus_by_search(
         search = make_search((low_um, high_um), budget - int(confirm))
         yield from bps.checkpoint()
         try:
-            conclusion = yield from _follow(search, exposure_at)
+            if in_flight is None:
+                conclusion = yield from follow(search, exposure_at)
+            else:
+                conclusion = yield from in_flight(search, operation, exposure_at, (low_um, high_um))
         finally:
             search.close()
         if not conclusion.found:
@@ -129,9 +141,7 @@ def focus_by_search(
     )
 
 
-def _follow(
-    search: Search, exposure_at: Callable[[float], MsgGenerator[Exposure]]
-) -> MsgGenerator[Conclusion]:
+def follow(search: Search, exposure_at: ExposureAt) -> MsgGenerator[Conclusion]:
     """Answer a search with exposures until it concludes, or until a frame cannot be used."""
     try:
         position_um = next(search)

@@ -11,9 +11,11 @@ from bluesky_autofocus.search._key_frames import (
     key_frame_search,
     spacing_of,
 )
+from bluesky_autofocus.search._passage import Passage
 from bluesky_autofocus.search._peak import FocusCurve, judge
 from bluesky_autofocus.search._samples import Conclusion, Sample, Search
-from bluesky_autofocus.search._sweep import LEAST_SWEEP_EXPOSURES, sweep_search
+from bluesky_autofocus.search._sweep import LEAST_SWEEP_EXPOSURES, passing_search, sweep_search
+from bluesky_autofocus.search._tracking import FocusTracker, TrackingLaw
 
 __all__ = [
     "LEAST_BRENT_EXPOSURES",
@@ -22,17 +24,21 @@ __all__ = [
     "BlurTrigger",
     "Conclusion",
     "FocusCurve",
+    "FocusTracker",
     "KeyFrameSearch",
+    "Passage",
     "Plane",
     "Sample",
     "ScalarSolver",
     "Search",
     "Sighting",
+    "TrackingLaw",
     "bounded_brent",
     "brent_search",
     "inverted",
     "judge",
     "key_frame_search",
+    "passing_search",
     "spacing_of",
     "sweep_search",
 ]

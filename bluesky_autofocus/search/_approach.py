@@ -93,9 +93,10 @@ class ApproachLaw:
             return 0.0
         reaction_s = reaction_s or self.reaction_s
         slowest_s = max(self.reaction_s, reaction_s, slowest_s)
-        index = min(abs(defocus_um) / self.width_um, 4.0)
+        index = abs(defocus_um) / self.width_um
         share = 1.0 if index > TOTALLY_BLURRED else min(1.0, self.gain * index)
-        way_um = _MOST_OF_THE_WAY * min(index, TOTALLY_BLURRED) * self.width_um
+        # where only the side is known it may begin right behind that border
+        way_um = _MOST_OF_THE_WAY * self.width_um * (TOTALLY_BLURRED if math.isinf(index) else index)
         room_um = max(above_um if defocus_um < 0 else below_um, 0.0)
         speed = min(share * self.default_velocity_um_s, way_um / reaction_s, _ROOM * room_um / slowest_s)
         return -math.copysign(speed, defocus_um)
