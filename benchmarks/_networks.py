@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_autofocus.models._dense import DenseNetwork, dense_arrays
-from bluesky_autofocus.models._training import import_keras
+from bluesky_autofocus.models._training import cosine_optimiser, import_keras
 from bluesky_autofocus.models.single_shot.features import ContourFeatures
 from bluesky_autofocus.training.fields import OPTICS
 
@@ -143,18 +143,8 @@ def train(
     if start is not None:
         model.set_weights(start.weights)
     steps = max(1, round(effort * settings.steps(len(vectors))))
-    optimiser = keras.optimizers.Adam(
-        keras.optimizers.schedules.CosineDecay(
-            0.05 * settings.learning_rate,
-            steps,
-            warmup_target=settings.learning_rate,
-            warmup_steps=max(20, steps // 20),
-            alpha=0.01,
-        ),
-        clipnorm=1.0,
-    )
     variables = model.trainable_variables
-    optimiser.build(variables)
+    optimiser = cosine_optimiser(keras, variables, settings.learning_rate, steps)
     x_all = tf.constant(vectors)  # strips stay in half precision: a stack is 0.8 MB
     y_all = tf.constant(np.asarray(defocus_um, np.float32)[:, None] / np.float32(_SCALE_UM))
 

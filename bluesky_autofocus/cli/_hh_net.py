@@ -10,25 +10,19 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_autofocus.cli._networks import SOME_REFUSED, given_optics, save_trained
 from bluesky_autofocus.cli._predicting import pixel_size_said
 from bluesky_autofocus.models.hh_net import ClassEstimate, HHNetModel
 from bluesky_autofocus.stacks import StackError, _read_image, _read_tiff
 
 __all__ = ["check_hh_net", "predict_hh_net", "train_hh_net"]
 
-SOME_REFUSED = 1
-
 
 def predict_hh_net(options: Namespace) -> int:
     """Print the class of each frame; return 0 if all are accepted, else 1."""
     model = HHNetModel.load(options.weights)
     model.vote, model.grey, model.full_scale = options.vote, options.grey, options.full_scale
-    given = {
-        "pixel_size_um": options.pixel_size_um,
-        "numerical_aperture": options.na,
-        "magnification": options.magnification,
-    }
-    model.check_values({name: value for name, value in given.items() if value is not None})
+    model.check_values(given_optics(options))
     accepted = True
     for path in options.frames:
         for number, frame in enumerate(_frames_of(path, model)):
@@ -109,18 +103,5 @@ def train_hh_net(options: Namespace) -> int:
     if options.steps is not None:
         chosen = dataclasses.replace(chosen, steps=options.steps)
     model = hh_net.train(chosen, show=not options.json)
-    card = model.save(options.output)
-    if options.json:
-        said = {
-            "model": str(options.output.resolve()),
-            "hash": card.hash,
-            "fields": card.training.fields,
-            "frames": card.training.frames,
-            "minutes": card.training.minutes,
-            "figures": card.figures,
-        }
-        print(json.dumps(said))
-    else:
-        print(card)
-        print(options.output.resolve())
-    return 0
+    said = model.card.training
+    return save_trained(model, options, fields=said.fields, frames=said.frames)

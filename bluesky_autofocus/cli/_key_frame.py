@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from bluesky_autofocus.catalog import Catalog
+from bluesky_autofocus.cli._networks import SOME_REFUSED, given_optics, save_trained
 from bluesky_autofocus.models._training import shown_progress
 from bluesky_autofocus.models.card import ModelInputs
 from bluesky_autofocus.models.key_frame import KeyFrameEstimate, KeyFrameModel
@@ -18,14 +19,12 @@ from bluesky_autofocus.stacks import read_stack
 
 __all__ = ["check_key_frame", "predict_key_frame", "train_key_frame"]
 
-SOME_REFUSED = 1
-
 
 def predict_key_frame(options: Namespace) -> int:
     """Print what is found in each stack, or window of one; return 0 if all is accepted, else 1."""
     model = KeyFrameModel.load(options.weights)
     model.full_scale = options.full_scale
-    _check_optics(model, options)
+    model.check_values(given_optics(options))
     if options.every < 1:
         raise ValueError(f"--every must be at least 1, got {options.every}")
     accepted = True
@@ -58,17 +57,6 @@ def predict_key_frame(options: Namespace) -> int:
             else:
                 print(f"{path} [{first}:{first + n}]: {_told(positions_um[window], estimate)}", flush=True)
     return 0 if accepted else SOME_REFUSED
-
-
-def _check_optics(model: KeyFrameModel, options: Namespace) -> None:
-    inputs = model.card.inputs
-    given = {
-        "pixel_size_um": options.pixel_size_um,
-        "numerical_aperture": options.na,
-        "magnification": options.magnification,
-    }
-    said = {name: value if value is not None else getattr(inputs, name) for name, value in given.items()}
-    model.check_values({name: value for name, value in said.items() if value is not None})
 
 
 def _said(
@@ -132,20 +120,7 @@ def train_key_frame(options: Namespace, catalog: Catalog) -> int:
         from bluesky_autofocus.training import key_frame
 
         model = key_frame.train(chosen, show=not options.json)
-    card = model.save(options.output)
-    if options.json:
-        said = {
-            "model": str(options.output.resolve()),
-            "hash": card.hash,
-            "fields": card.training.fields,
-            "minutes": card.training.minutes,
-            "figures": card.figures,
-        }
-        print(json.dumps(said))
-    else:
-        print(card)
-        print(options.output.resolve())
-    return 0
+    return save_trained(model, options, fields=model.card.training.fields)
 
 
 def _trained_on(catalog: Catalog, options: Namespace, chosen: Any, start: KeyFrameModel | None) -> Any:

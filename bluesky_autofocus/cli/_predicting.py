@@ -13,16 +13,13 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
+from bluesky_autofocus.cli._networks import SOME_REFUSED, given_optics
 from bluesky_autofocus.defocus import DefocusEstimate, DefocusEstimator, TwoLEDFilter
 from bluesky_autofocus.leds import Single
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.stacks import UM_PER_UNIT, StackError, _read_tiff
 
 __all__ = ["pixel_size_said", "predict"]
-
-SOME_REFUSED = 1
-
-_OPTION_OF = {"numerical_aperture": "na"}
 
 
 def predict(options: Namespace) -> int:
@@ -45,7 +42,7 @@ def predict(options: Namespace) -> int:
         if options.full_scale is not None:
             model.full_scale = options.full_scale
         optics = _optics(options, model.optics)
-        if led_given or _given_optics(options):
+        if led_given or given_optics(options):
             model.check(optics, [_led(options, model.leds[0]).na_xy])
     else:
         optics, led = _optics(options, LightOptics()), _led(options, Single(0.4, 0.0))
@@ -75,16 +72,8 @@ def predict(options: Namespace) -> int:
     return 0 if accepted else SOME_REFUSED
 
 
-def _given_optics(options: Namespace) -> dict[str, float]:
-    said = {
-        field.name: getattr(options, _OPTION_OF.get(field.name, field.name), None)
-        for field in dataclasses.fields(LightOptics)
-    }
-    return {name: value for name, value in said.items() if value is not None}
-
-
 def _optics(options: Namespace, default: LightOptics) -> LightOptics:
-    return dataclasses.replace(default, **_given_optics(options))
+    return dataclasses.replace(default, **given_optics(options))
 
 
 def _led(options: Namespace, default: Single) -> Single:

@@ -2,7 +2,6 @@
 """Train a network from focal stacks in the catalogue: ``train single-shot``."""
 
 import dataclasses
-import json
 from argparse import Namespace
 from importlib.util import find_spec
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bluesky_autofocus.catalog import Catalog
+from bluesky_autofocus.cli._networks import save_trained
 from bluesky_autofocus.dataset import Dataset, DatasetError, find_collections, make_dataset
 from bluesky_autofocus.dataset._collections import recorded_fields
 from bluesky_autofocus.leds import Single, parse_pattern
@@ -49,23 +49,13 @@ def train(options: Namespace, catalog: Catalog) -> int:
         )
     if not options.json:
         print(dataset, flush=True)
-    model = _trained(dataset, features, options)
-    card = model.save(options.output)
-    if options.json:
-        said = {
-            "model": str(options.output.resolve()),
-            "hash": card.hash,
-            "frames": len(dataset),
-            "fields": len(dataset.fields),
-            "fields_left_out": sum(dataset.left_out.values()),
-            "minutes": card.training.minutes,
-            "figures": card.figures,
-        }
-        print(json.dumps(said))
-    else:
-        print(card)
-        print(options.output.resolve())
-    return 0
+    return save_trained(
+        _trained(dataset, features, options),
+        options,
+        frames=len(dataset),
+        fields=len(dataset.fields),
+        fields_left_out=sum(dataset.left_out.values()),
+    )
 
 
 def check(options: Namespace) -> None:

@@ -282,7 +282,7 @@ def collect_(options: Namespace) -> int:
 
 
 def label_(options: Namespace) -> int:
-    """Let a person say which planes of recorded focal stacks are in focus."""
+    """Let a person say where recorded stacks are in focus, or which class of focus frames are of."""
     from bluesky_autofocus.cli._labelling import label
 
     _quiet()

@@ -1,7 +1,10 @@
-"""What the training of all networks shares: Keras, loaded late, a progress bar, versions for the card."""
+"""What the training of all networks shares.
+
+Keras, loaded late; the learning rate; fields kept out; what is familiar; a progress bar; versions for cards.
+"""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any
@@ -9,7 +12,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Progress", "import_keras", "library_versions", "scale_sigma", "shown_progress"]
+__all__ = [
+    "Progress",
+    "cosine_optimiser",
+    "distinct_fields",
+    "import_keras",
+    "library_versions",
+    "principal_axes",
+    "scale_sigma",
+    "share_kept_out",
+    "shown_progress",
+    "tenth_kept_out",
+]
 
 Progress = Callable[[int, int], None]
 """Called with how many steps are done, and of how many."""
@@ -51,6 +65,101 @@ def library_versions() -> dict[str, str]:
         "keras": keras.__version__,
         "tensorflow": tensorflow.__version__,
     }
+
+
+def cosine_optimiser(
+    keras: Any,
+    variables: Sequence[Any],
+    rate: float,
+    steps: int,
+    *,
+    weight_decay: float | None = None,
+    warmup_steps: int | None = None,
+) -> Any:
+    """Return Adam, or AdamW where weights decay, ready for the variables; gradients are limited to norm 1.
+
+    Its rate rises from a twentieth of `rate` and then falls as a cosine to a hundredth of it.
+
+    Parameters
+    ----------
+    keras : module
+        Of `import_keras`.
+    variables : sequence of keras.Variable
+        To be trained.
+    rate : float
+        Highest learning rate.
+    steps : int
+        Of the fall.
+    weight_decay : float, optional
+        Of AdamW.
+    warmup_steps : int, optional
+        Of the rise; by default a twentieth of `steps`, at least 20.
+    """
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.05 * rate,
+        steps,
+        warmup_target=rate,
+        warmup_steps=max(20, steps // 20) if warmup_steps is None else warmup_steps,
+        alpha=0.01,
+    )
+    if weight_decay is None:
+        optimiser = keras.optimizers.Adam(schedule, clipnorm=1.0)
+    else:
+        optimiser = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, clipnorm=1.0)
+    optimiser.build(variables)
+    return optimiser
+
+
+def distinct_fields(field: NDArray[Any], least: int = 10) -> NDArray[Any]:
+    """Return the fields that frames show, ascending.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than `least`.
+    """
+    distinct = np.unique(field)
+    if len(distinct) < least:
+        there = "is 1 field" if len(distinct) == 1 else f"are {len(distinct)} fields"
+        raise ValueError(f"there {there}: expected at least {least} to train and validate on")
+    return distinct
+
+
+def tenth_kept_out(distinct: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Return a tenth of the fields, at least one."""
+    return rng.choice(distinct, max(1, len(distinct) // 10), replace=False)
+
+
+def share_kept_out(distinct: NDArray[Any], share: float, rng: np.random.Generator) -> NDArray[Any]:
+    """Return about a share of the fields, ascending: at least one, and never all."""
+    count = min(max(1, round(share * len(distinct))), len(distinct) - 1)
+    return np.sort(rng.choice(distinct, count, replace=False))
+
+
+def principal_axes(
+    x: NDArray[np.floating], explained: float = 0.99
+) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+    """Return what vectors have in common: to be told what is unlike them.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, size)
+    explained : float
+        Share of their variance that lies along the axes.
+
+    Returns
+    -------
+    mean : ndarray, shape (size,)
+    axes : ndarray, shape (n_axes, size)
+        Of length 1, that along which they vary most first.
+    spread : ndarray, shape (n_axes,)
+        Their deviation along each.
+    """
+    mean = x.mean(axis=0)
+    _, values, axes = np.linalg.svd(x - mean, full_matrices=False)
+    share = np.cumsum(values**2) / np.sum(values**2)
+    n = int(np.searchsorted(share, explained)) + 1
+    return mean, axes[:n], values[:n] / np.sqrt(len(x))
 
 
 @contextmanager

@@ -5,24 +5,19 @@ themselves are not kept.
 """
 
 import dataclasses
-import hashlib
-import json
 import math
-import multiprocessing
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from platformdirs import user_cache_path
-from tqdm import tqdm
 
 from bluesky_autofocus.defocus import TwoLEDFilter
 from bluesky_autofocus.models.single_shot.features import ContourFeatures, make_features
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.simulation import AbbeImageFormation, Aberrations, LightCamera, specimen
+from bluesky_autofocus.training._simulating import CACHE, key_of, simulated
 
 __all__ = ["ABERRATIONS", "CACHE", "LED_NA", "OPTICS", "Recipe", "field_frames", "fields"]
 
@@ -30,7 +25,6 @@ OPTICS = LightOptics()
 ABERRATIONS = Aberrations()
 LED_NA = 0.4
 TWO_LED = "two_led"
-CACHE = Path(os.environ.get("BLUESKY_AUTOFOCUS_CACHE") or user_cache_path("bluesky-autofocus"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +81,7 @@ class Recipe:
     @property
     def key(self) -> str:
         """A name for the cache."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return f"{self.kind}-{self.first_seed}-{self.count}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return key_of(self.kind, self, dataclasses.asdict(self))
 
     def heights_um(self, rng: np.random.Generator) -> np.ndarray:
         """Return the heights of the planes of one field."""
@@ -180,18 +173,14 @@ def seconds_of(recipes: Sequence[Recipe]) -> float:
 def _make(recipe: Recipe, folder: Path, show: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    jobs = [(recipe, recipe.first_seed + index) for index in range(recipe.count)]
     arrays: dict[str, np.ndarray] = {}
-    # "spawn": a library that has started threads cannot be forked
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        results = pool.imap(_features_of_field, jobs, chunksize=1)
-        for index, found in enumerate(tqdm(results, recipe.key, recipe.count, disable=not show)):
-            for name, array in found.items():
-                if name not in arrays:
-                    arrays[name] = np.lib.format.open_memmap(
-                        folder / f"{name}.npy", "w+", array.dtype, (recipe.count, *array.shape)
-                    )
-                arrays[name][index] = array
+    for seed, found in simulated(_features_of_field, recipe, show=show):
+        for name, array in found.items():
+            if name not in arrays:
+                arrays[name] = np.lib.format.open_memmap(
+                    folder / f"{name}.npy", "w+", array.dtype, (recipe.count, *array.shape)
+                )
+            arrays[name][seed - recipe.first_seed] = array
     for array in arrays.values():
         array.flush()  # type: ignore[attr-defined] - a memory map
     (folder / "seconds").write_text(str(time.monotonic() - started))

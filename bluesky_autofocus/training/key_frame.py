@@ -5,16 +5,11 @@ trains on the CPU, calibrates on other fields, and gives the model with its card
 """
 
 import dataclasses
-import hashlib
-import json
-import multiprocessing
-import os
 import time
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from bluesky_autofocus.models._training import shown_progress
 from bluesky_autofocus.models.card import ModelInputs
@@ -23,7 +18,7 @@ from bluesky_autofocus.models.key_frame.cells import MOST_CELLS, crops, find_cel
 from bluesky_autofocus.models.key_frame.train import CellStacks, TrainingOptions, train_key_frame
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.simulation import AbbeImageFormation, Aberrations, Condenser, LightCamera, specimen
-from bluesky_autofocus.training.fields import CACHE
+from bluesky_autofocus.training._simulating import CACHE, key_of, simulated
 
 __all__ = ["CALIBRATION", "OPTICS", "TRAINING", "CellRecipe", "cell_stacks", "field_stack", "train"]
 
@@ -71,8 +66,7 @@ class CellRecipe:
     @property
     def key(self) -> str:
         """A name for the cache."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return f"living-{self.first_seed}-{self.count}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return key_of("living", self, dataclasses.asdict(self))
 
 
 TRAINING = CellRecipe(200_000, 1400)
@@ -158,7 +152,6 @@ def simulation_minutes(*recipes: CellRecipe) -> float:
 def _make(recipe: CellRecipe, folder: Any, show: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    jobs = [(recipe, recipe.first_seed + index) for index in range(recipe.count)]
     patches = np.lib.format.open_memmap(
         folder / "patches.npy",
         "w+",
@@ -168,16 +161,11 @@ def _make(recipe: CellRecipe, folder: Any, show: bool) -> None:
     focus: list[float] = []
     steps: list[float] = []
     field: list[int] = []
-    # "spawn": a library that has started threads cannot be forked
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        results = pool.imap(_cells_of_field, jobs, chunksize=2)
-        for (_, seed), (found, known, step_um) in zip(
-            jobs, tqdm(results, recipe.key, recipe.count, disable=not show, mininterval=5), strict=True
-        ):
-            patches[len(focus) : len(focus) + len(found)] = found
-            focus += known
-            steps += [step_um] * len(found)
-            field += [seed] * len(found)
+    for seed, (found, known, step_um) in simulated(_cells_of_field, recipe, chunksize=2, show=show):
+        patches[len(focus) : len(focus) + len(found)] = found
+        focus += known
+        steps += [step_um] * len(found)
+        field += [seed] * len(found)
     patches.flush()
     np.savez(
         folder / "facts.npz",

@@ -6,11 +6,8 @@ planes are in focus (`_comparison`), and what follows from that is the posterior
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,22 +15,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from bluesky_autofocus.defocus import ModelMismatchError, problem_of
 from bluesky_autofocus.models._convolutional import Encoder
-from bluesky_autofocus.models.card import ModelCard, ModelFileError, read_model, write_model
+from bluesky_autofocus.models._model import TolerantModel, part_of
+from bluesky_autofocus.models.card import ModelCard
 from bluesky_autofocus.models.key_frame._comparison import Comparison
 from bluesky_autofocus.models.key_frame._posterior import posterior
 from bluesky_autofocus.models.key_frame.cells import Mask, crops, find_cells, relative
-from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.records import Reason
 
 __all__ = ["ARCHITECTURE", "SHIPPED", "CellFacts", "KeyFrameEstimate", "KeyFrameModel", "Scan"]
 
 ARCHITECTURE = "key-frame-comparison-1"
 SHIPPED = "weights/simulated-60x.h5"
-"""The weights that come with the package, beside this module."""
+"""The weights that come with the package, beside this module: for simulated living cells at 60x."""
 
 _OUTSIDE = 0.1
 """Probability of the focus being outside the scan from which on the scan is to be continued."""
-_PIXEL_TOLERANCE = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +122,7 @@ class CellFacts:
     strangeness: float
 
 
-class KeyFrameModel:
+class KeyFrameModel(TolerantModel):
     """Tells which plane of a scan is in focus.
 
     Made by `load`, or by training and `save`.
@@ -145,16 +141,17 @@ class KeyFrameModel:
         If the card is that of another architecture, or an array is missing or does not fit.
     """
 
+    architecture = ARCHITECTURE
+    shipped = "bluesky_autofocus.models.key_frame", SHIPPED
+
     def __init__(self, card: ModelCard, arrays: Mapping[str, NDArray[Any]]) -> None:
-        if card.architecture != ARCHITECTURE:
-            raise ModelFileError(f"{card.name} is a {card.architecture!r} network: expected {ARCHITECTURE!r}")
-        self.card, self.arrays = card, dict(arrays)
-        try:
+        super().__init__(card, arrays)
+        said, known = card.architecture_parameters, part_of(self.arrays, "familiar")
+        with self._complete():
             self.scans = tuple(_scan(one) for one in card.inputs.scans)
-            self.encoder = Encoder(card.architecture_parameters["layers"], part_of(arrays, "encoder"))
-            self._compare = {one.name: Comparison(part_of(arrays, one.name)) for one in self.scans}
-            self._limit = float(card.architecture_parameters["strangeness_limit"])
-            known = part_of(arrays, "familiar")
+            self.encoder = Encoder(said["layers"], part_of(self.arrays, "encoder"))
+            self._compare = {one.name: Comparison(part_of(self.arrays, one.name)) for one in self.scans}
+            self._limit = float(said["strangeness_limit"])
             self._mean, self._axes, self._spread = (known[name] for name in ("mean", "axes", "spread"))
             size = self.encoder.size
             if (
@@ -164,71 +161,7 @@ class KeyFrameModel:
                 or self._axes.shape != (len(self._spread), size)
             ):
                 raise ValueError("the parts do not fit together")
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise ModelFileError(f"{card.name} is incomplete: {error}") from error
         self.patch_px = card.inputs.patch_px
-        self.full_scale: float | None = None
-
-    @classmethod
-    def load(cls, path: Path | str | None = None) -> "KeyFrameModel":
-        """Read a model.
-
-        Parameters
-        ----------
-        path : path, optional
-            By default the weights that come with the package, for simulated living cells at 60x.
-
-        Raises
-        ------
-        ModelFileError
-            If it is no model of this kind, damaged, or newer than this version.
-        """
-        return cls(*(_shipped() if path is None else read_model(path)))
-
-    def save(self, path: Path | str) -> ModelCard:
-        """Write the model to one file and return its card with its hash."""
-        self.card = write_model(path, self.card, self.arrays)
-        return self.card
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What the estimates depend on, JSON-able."""
-        return {"model": self.card.name, "version": self.card.version, "full_scale": self.full_scale}
-
-    @property
-    def model_hash(self) -> str:
-        """Of card and weights."""
-        return self.card.hash
-
-    def check(self, optics: LightOptics) -> None:
-        """Make sure that frames of these optics are what the model was trained for.
-
-        Raises
-        ------
-        ModelMismatchError
-            Naming what differs.
-        """
-        names = ("pixel_size_um", "magnification", "numerical_aperture")
-        self.check_values({name: getattr(optics, name) for name in names})
-
-    def check_values(self, optics: Mapping[str, float]) -> None:
-        """Make sure of those figures of the optics that are known, by their names in `LightOptics`.
-
-        Raises
-        ------
-        ModelMismatchError
-            Naming what differs.
-        """
-        for name, found in optics.items():
-            expected = getattr(self.card.inputs, name)
-            if expected is not None and abs(found - expected) > self._tolerance(name) * expected:
-                raise ModelMismatchError(
-                    f"{name} is {found:g}: {self.card.name} was made for {expected:g} "
-                    f"(within {100 * self._tolerance(name):.0f} %)"
-                )
-
-    def _tolerance(self, name: str) -> float:
-        return float(self.card.architecture_parameters.get(f"{name}_tolerance", _PIXEL_TOLERANCE))
 
     def scan_of(self, spacing_um: float, n_planes: int) -> Scan:
         """Return the kind of scan that planes so far apart make.
@@ -339,19 +272,3 @@ def _scan(said: Mapping[str, Any]) -> Scan:
     values = dict(said)
     values["spacing_um"], values["planes"] = tuple(values["spacing_um"]), tuple(values["planes"])
     return Scan(**values)
-
-
-def part_of(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[np.float32]]:
-    """Return the arrays of a part by their own names."""
-    start = f"{name}."
-    return {
-        key.removeprefix(start): np.asarray(array, np.float32)
-        for key, array in arrays.items()
-        if key.startswith(start)
-    }
-
-
-@functools.cache
-def _shipped() -> tuple[ModelCard, dict[str, NDArray[np.floating]]]:
-    with resources.as_file(resources.files("bluesky_autofocus.models.key_frame") / SHIPPED) as path:
-        return read_model(path)

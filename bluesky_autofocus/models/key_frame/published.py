@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_autofocus.models._training import import_keras
+from bluesky_autofocus.models._training import cosine_optimiser, import_keras
 from bluesky_autofocus.models.key_frame._model import Scan
 from bluesky_autofocus.models.key_frame._posterior import label
 from bluesky_autofocus.models.key_frame.train import STRIDE, CellStacks
@@ -106,12 +106,7 @@ def train_published(
     softmax = scan.in_focus == 1
     body = BACKBONES[options.backbone](keras, (patch_px, patch_px, n_planes))
     model = keras.Model(body.input, keras.layers.Dense(n_planes)(body.output))
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.05 * options.learning_rate, options.steps, warmup_target=options.learning_rate,
-        warmup_steps=max(20, options.steps // 20), alpha=0.01,
-    )  # fmt: skip
-    optimiser = keras.optimizers.Adam(schedule, clipnorm=1.0)
-    optimiser.build(model.trainable_variables)
+    optimiser = cosine_optimiser(keras, model.trainable_variables, options.learning_rate, options.steps)
 
     @tf.function
     def step(x: Any, y: Any) -> None:

@@ -15,7 +15,16 @@ from bluesky_autofocus.models._convolutional import (
     keras_encoder,
     restore_encoder,
 )
-from bluesky_autofocus.models._training import import_keras, library_versions, scale_sigma
+from bluesky_autofocus.models._model import part_of
+from bluesky_autofocus.models._training import (
+    cosine_optimiser,
+    distinct_fields,
+    import_keras,
+    library_versions,
+    principal_axes,
+    scale_sigma,
+    tenth_kept_out,
+)
 from bluesky_autofocus.models.card import FeatureRecord, ModelCard, ModelInputs, TrainingRecord
 from bluesky_autofocus.models.key_frame._comparison import (
     comparison_arrays,
@@ -23,7 +32,7 @@ from bluesky_autofocus.models.key_frame._comparison import (
     keras_comparison,
     restore_comparison,
 )
-from bluesky_autofocus.models.key_frame._model import ARCHITECTURE, KeyFrameModel, Scan, part_of
+from bluesky_autofocus.models.key_frame._model import ARCHITECTURE, KeyFrameModel, Scan
 from bluesky_autofocus.models.key_frame._posterior import beyond, label, posterior
 
 __all__ = ["COARSE", "FINE", "STRIDE", "CellStacks", "TrainingOptions", "train_key_frame"]
@@ -174,16 +183,14 @@ def train_key_frame(
         )
     if start is not None:
         _check_sizes(start, options)
-    fields = np.unique(stacks.field)
-    if len(fields) < 10:
-        raise ValueError(f"there are {len(fields)} fields: expected at least 10 to train and validate on")
+    fields = distinct_fields(stacks.field)
     started = time.monotonic()
     rng = np.random.default_rng(options.seed)
     n_fields, n_cells = len(fields), len(stacks)
     if validation is not None:
         n_fields, n_cells = n_fields + len(np.unique(validation.field)), n_cells + len(validation)
     else:
-        kept = np.isin(stacks.field, rng.choice(fields, max(1, len(fields) // 10), replace=False))
+        kept = np.isin(stacks.field, tenth_kept_out(fields, rng))
         stacks, validation = stacks[~kept], stacks[kept]
     arrays = _train(stacks, inputs.patch_px, options, rng, progress or (lambda done, total: None), start)
     card = ModelCard(
@@ -249,17 +256,9 @@ def _train(
         for name, comparison in comparisons.items():
             restore_comparison(comparison, part_of(start.arrays, name))
         rate *= _GOING_ON
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.05 * rate,
-        options.steps,
-        warmup_target=rate,
-        warmup_steps=max(20, options.steps // 20),
-        alpha=0.01,
-    )
-    optimiser = keras.optimizers.AdamW(schedule, weight_decay=options.weight_decay, clipnorm=1.0)
     models = [encoder, *comparisons.values()]
     variables = [variable for model in models for variable in model.trainable_variables]
-    optimiser.build(variables)
+    optimiser = cosine_optimiser(keras, variables, rate, options.steps, weight_decay=options.weight_decay)
 
     @tf.function(reduce_retracing=False)
     def step(patches: Any, stretch: Any, gather: Any, labels: Any) -> Any:
@@ -363,15 +362,11 @@ def _familiar(
         first = int(rng.integers(stacks.patches.shape[1] - stride * (n - 1)))
         patches = stacks.middle(cell, np.arange(first, first + stride * n, stride), patch_px)
         x.append(encoder(patches[..., None]).mean(axis=0))
-    mean = np.mean(x, axis=0)
-    _, values, axes = np.linalg.svd(np.array(x) - mean, full_matrices=False)
-    share = np.cumsum(values**2) / np.sum(values**2)
-    n = int(np.searchsorted(share, 0.99)) + 1
-    spread = np.maximum(values[:n] / np.sqrt(len(x)), 1e-6)
+    mean, axes, spread = principal_axes(np.array(x))
     return {
         "familiar.mean": mean.astype(np.float32),
-        "familiar.axes": axes[:n].astype(np.float32),
-        "familiar.spread": spread.astype(np.float32),
+        "familiar.axes": axes.astype(np.float32),
+        "familiar.spread": np.maximum(spread, 1e-6).astype(np.float32),
     }
 
 

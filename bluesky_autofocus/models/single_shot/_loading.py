@@ -3,14 +3,15 @@
 from pathlib import Path
 
 from bluesky_autofocus.models.card import ModelFileError, read_model
-from bluesky_autofocus.models.single_shot import _model, published
+from bluesky_autofocus.models.single_shot._model import SingleShotModel
+from bluesky_autofocus.models.single_shot.published import PublishedModel
 
 __all__ = ["load_model"]
 
-_KINDS = {_model.ARCHITECTURE: _model.SingleShotModel, published.ARCHITECTURE: published.PublishedModel}
+_KINDS = {kind.architecture: kind for kind in (SingleShotModel, PublishedModel)}
 
 
-def load_model(path: Path | str | None = None) -> "_model.SingleShotModel | published.PublishedModel":
+def load_model(path: Path | str | None = None) -> SingleShotModel | PublishedModel:
     """Read a model.
 
     Parameters
@@ -24,7 +25,7 @@ def load_model(path: Path | str | None = None) -> "_model.SingleShotModel | publ
         If it is no single-shot model, damaged, or newer than this version.
     """
     if path is None:
-        return _model.SingleShotModel.load()
+        return SingleShotModel.load()
     card, arrays = read_model(path)
     if card.architecture not in _KINDS:
         raise ModelFileError(

@@ -7,29 +7,25 @@ out of training. A frame whose features the training set does not explain is ref
 """
 
 import dataclasses
-import functools
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_autofocus.defocus import DefocusEstimate, check_light, problem_of
-from bluesky_autofocus.leds import Single, parse_pattern
-from bluesky_autofocus.models.card import ModelCard, ModelFileError, read_model, write_model
-from bluesky_autofocus.models.single_shot.features import ContourFeatures, make_features, patches_of
-from bluesky_autofocus.optics import LightOptics
+from bluesky_autofocus.defocus import DefocusEstimate, problem_of
+from bluesky_autofocus.models.card import ModelCard
+from bluesky_autofocus.models.single_shot._led_model import LEDModel
+from bluesky_autofocus.models.single_shot.features import ContourFeatures
 from bluesky_autofocus.records import Reason
 
 __all__ = ["ARCHITECTURE", "SHIPPED", "FrameFacts", "SingleShotModel"]
 
 ARCHITECTURE = "contour-ensemble-1"
 SHIPPED = "weights/simulated-20x.h5"
-"""The weights that come with the package, beside this module."""
+"""The weights that come with the package, beside this module: for the simulated microscope."""
 
 MOST_PATCHES = 8
 """Patches of a frame that are looked at, twice as many as in the frames by which sigma is calibrated: the
@@ -72,7 +68,7 @@ class FrameFacts:
         return math.sqrt(self.own_um**2 + self.spread_um**2 + self.quarters_um**2)
 
 
-class SingleShotModel:
+class SingleShotModel(LEDModel):
     """Tells the defocus from one frame under one off-axis LED.
 
     Made by `load`, or by `training` and `save`.
@@ -92,40 +88,22 @@ class SingleShotModel:
         If the card is that of another architecture, or an array is missing or does not fit.
     """
 
-    frames_needed = 1
+    architecture = ARCHITECTURE
+    shipped = "bluesky_autofocus.models.single_shot", SHIPPED
+    features_of = ContourFeatures
+    features: ContourFeatures
 
     def __init__(self, card: ModelCard, arrays: Mapping[str, NDArray[Any]]) -> None:
-        if card.architecture != ARCHITECTURE:
-            raise ModelFileError(f"{card.name} is a {card.architecture!r} network: expected {ARCHITECTURE!r}")
-        self.card = card
-        self._arrays = {name: np.asarray(array, np.float32) for name, array in arrays.items()}
-        try:
-            self.optics = card.inputs.optics
-            self._led = parse_pattern(card.inputs.illumination, self.optics.numerical_aperture)
-            features = make_features(
-                card.features.name,
-                self.optics,
-                card.inputs.led_na_xy[0],
-                card.inputs.patch_px,
-                **card.features.parameters,
-            )
-            low, high = card.valid_range_um  # type: ignore[misc] - refused below where it is None
+        super().__init__(card, arrays)
+        known = self.arrays
+        with self._complete():
             self._settings = {name: float(card.architecture_parameters[name]) for name in _SETTINGS}
-            depth = sum(name.startswith("w") for name in self._arrays)
-            self._layers = [(self._arrays[f"w{i}"], self._arrays[f"b{i}"][:, None]) for i in range(depth)]
-            self._mean, self._deviation = self._arrays["mean"], self._arrays["deviation"]
+            depth = sum(name.startswith("w") for name in known)
+            self._layers = [(known[f"w{i}"], known[f"b{i}"][:, None]) for i in range(depth)]
+            self._mean, self._deviation = known["mean"], known["deviation"]
             self._limits = np.array([self._settings["residual_limit"], self._settings["distance_limit"]])
-            self._axes, self._spread = self._arrays["axes"], self._arrays["spread"]
-            self._check_shapes(features.size)
-            if not low < 0 < high:
-                raise ValueError(f"valid_range_um is {low, high}: expected focus, 0, within it")
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{card.name} is incomplete: {error}") from error
-        if not isinstance(features, ContourFeatures) or not isinstance(self._led, Single):
-            raise ModelFileError(f"{card.name}: expected contour features under a single LED")
-        self.features = features
-        self.range_um = float(min(-low, high))
-        self.full_scale: float | None = None
+            self._axes, self._spread = known["axes"], known["spread"]
+            self._check_shapes(self.features.size)
         self.most_patches = MOST_PATCHES
 
     def _check_shapes(self, size: int) -> None:
@@ -137,66 +115,12 @@ class SingleShotModel:
         expected["spread"] = (len(self._spread),)
         for index, (width, following) in enumerate(itertools.pairwise(widths)):
             expected[f"w{index}"], expected[f"b{index}"] = (networks, width, following), (networks, following)
-        for name, shape in expected.items():
-            if self._arrays[name].shape != shape:
-                raise ValueError(f"{name} has shape {self._arrays[name].shape}: expected {shape}")
-
-    # From and to files
-
-    @classmethod
-    def load(cls, path: Path | str | None = None) -> "SingleShotModel":
-        """Read a model.
-
-        Parameters
-        ----------
-        path : path, optional
-            By default the weights that come with the package, for the simulated microscope.
-
-        Raises
-        ------
-        ModelFileError
-            If it is no model of this kind, damaged, or newer than this version.
-        """
-        if path is None:
-            return cls(*_shipped())
-        return cls(*read_model(path))
-
-    def save(self, path: Path | str) -> ModelCard:
-        """Write the model to one file and return its card with its hash."""
-        self.card = write_model(path, self.card, self._arrays)
-        return self.card
-
-    # What an estimator is asked
-
-    @property
-    def leds(self) -> tuple[Single]:
-        """The LED that the frame is taken under."""
-        return (self._led,)  # type: ignore[return-value] - checked when it was made
+        self._expect_shapes(expected)
 
     @property
     def parameters(self) -> dict[str, Any]:
         """What the estimates depend on, JSON-able."""
-        return {
-            "model": self.card.name,
-            "version": self.card.version,
-            "full_scale": self.full_scale,
-            "most_patches": self.most_patches,
-        }
-
-    @property
-    def model_hash(self) -> str:
-        """Of card and weights."""
-        return self.card.hash
-
-    def check(self, optics: LightOptics, na_xy_list: Sequence[tuple[float, float]]) -> None:
-        """Make sure that frames of these optics and this LED are what the model was trained for.
-
-        Raises
-        ------
-        ModelMismatchError
-            Naming what differs.
-        """
-        check_light(self.optics, self.leds, optics, na_xy_list)
+        return {**super().parameters, "most_patches": self.most_patches}
 
     def estimate(self, *frames: NDArray[Any]) -> DefocusEstimate:
         """Return the defocus, its uncertainty, and whether to believe them.
@@ -211,13 +135,11 @@ class SingleShotModel:
         ValueError
             If it is not one frame without colours of at least a patch.
         """
-        if len(frames) != 1:
-            raise ValueError(f"got {len(frames)} frames: expected one")
-        patches_of(frames[0], self.features.patch_px)  # its size, before anything is made of its content
-        problem = problem_of(frames[0], self.full_scale)
+        frame = self._only(frames)
+        problem = problem_of(frame, self.full_scale)
         if problem is not None:
             return DefocusEstimate.refused(problem)
-        return self.judge(self.facts(self.features.powers(frames[0], self.most_patches)))
+        return self.judge(self.facts(self.features.powers(frame, self.most_patches)))
 
     # In parts, for training and benchmarks
 
@@ -291,9 +213,3 @@ def _quarters(powers: NDArray[np.floating[Any]]) -> list[NDArray[np.floating[Any
     """Return the patches in up to four groups of neighbours; none where there is only one patch."""
     n = min(4, len(powers))
     return list(np.array_split(powers, n)) if n > 1 else []
-
-
-@functools.cache
-def _shipped() -> tuple[ModelCard, dict[str, NDArray[np.floating]]]:
-    with resources.as_file(resources.files("bluesky_autofocus.models.single_shot") / SHIPPED) as path:
-        return read_model(path)

@@ -6,28 +6,33 @@ only; the answers of all patches are averaged. It states no uncertainty of its o
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bluesky_autofocus.defocus import DefocusEstimate, check_light
-from bluesky_autofocus.leds import Single, parse_pattern
+from bluesky_autofocus.defocus import DefocusEstimate
+from bluesky_autofocus.leds import Single
 from bluesky_autofocus.models._dense import DenseNetwork, dense_arrays
-from bluesky_autofocus.models._training import Progress, import_keras, library_versions, shown_progress
+from bluesky_autofocus.models._training import (
+    Progress,
+    cosine_optimiser,
+    distinct_fields,
+    import_keras,
+    library_versions,
+    share_kept_out,
+    shown_progress,
+)
 from bluesky_autofocus.models.card import (
     FeatureRecord,
     ModelCard,
     ModelFileError,
     ModelInputs,
     TrainingRecord,
-    read_model,
-    write_model,
 )
-from bluesky_autofocus.models.single_shot.features import StripFeatures, make_features, patches_of
-from bluesky_autofocus.optics import LightOptics
+from bluesky_autofocus.models.single_shot._led_model import LEDModel
+from bluesky_autofocus.models.single_shot.features import StripFeatures
 from bluesky_autofocus.records import Reason
 from bluesky_autofocus.sharpness import examine_frame
 
@@ -117,7 +122,7 @@ AS_PUBLISHED = PublishedOptions(
 """What the published code does."""
 
 
-class PublishedModel:
+class PublishedModel(LEDModel):
     """Tells the defocus from one frame under one LED on the x or y axis of the frame.
 
     Made by `load`, or by `train_published` and `save`.
@@ -135,78 +140,20 @@ class PublishedModel:
         If the card is that of another architecture, or arrays and card do not fit.
     """
 
-    frames_needed = 1
+    architecture = ARCHITECTURE
+    features_of = StripFeatures
+    features: StripFeatures
 
     def __init__(self, card: ModelCard, arrays: Mapping[str, NDArray[Any]]) -> None:
-        if card.architecture != ARCHITECTURE:
-            raise ModelFileError(f"{card.name} is a {card.architecture!r} network: expected {ARCHITECTURE!r}")
-        self.card = card
-        self.network = DenseNetwork.from_arrays(arrays)
-        try:
-            self.optics = card.inputs.optics
-            led = parse_pattern(card.inputs.illumination, self.optics.numerical_aperture)
-            features = make_features(
-                card.features.name,
-                self.optics,
-                card.inputs.led_na_xy[0],
-                card.inputs.patch_px,
-                **card.features.parameters,
-            )
-            low, high = card.valid_range_um  # type: ignore[misc] - caught below where it is None
+        super().__init__(card, arrays)
+        with self._complete():
+            self.network = DenseNetwork.from_arrays(self.arrays)
             self.sigma_um = float(card.figures["validation_rmse_um"])
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise ModelFileError(f"{card.name} is incomplete: {error}") from error
-        if not isinstance(features, StripFeatures) or not isinstance(led, Single):
-            raise ModelFileError(f"{card.name}: expected strip features under a single LED")
-        if (self.network.inputs, self.network.outputs) != (features.size, 1):
+        if (self.network.inputs, self.network.outputs) != (self.features.size, 1):
             raise ModelFileError(
                 f"{card.name}: a network of {self.network.inputs} inputs and {self.network.outputs} outputs "
-                f"does not fit features of length {features.size}"
+                f"does not fit features of length {self.features.size}"
             )
-        self.features, self._led = features, led
-        self.range_um = float(min(-low, high))
-        self.full_scale: float | None = None
-
-    @classmethod
-    def load(cls, path: Path | str) -> "PublishedModel":
-        """Read a model.
-
-        Raises
-        ------
-        ModelFileError
-            If it is no model of this kind, damaged, or newer than this version.
-        """
-        return cls(*read_model(path))
-
-    def save(self, path: Path | str) -> ModelCard:
-        """Write the model to one file and return its card with its hash."""
-        self.card = write_model(path, self.card, self.network.arrays)
-        return self.card
-
-    @property
-    def leds(self) -> tuple[Single]:
-        """The LED that the frame is taken under."""
-        return (self._led,)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """What the estimates depend on, JSON-able."""
-        return {"model": self.card.name, "version": self.card.version, "full_scale": self.full_scale}
-
-    @property
-    def model_hash(self) -> str:
-        """Of card and weights; empty before it has been saved."""
-        return self.card.hash
-
-    def check(self, optics: LightOptics, na_xy_list: Sequence[tuple[float, float]]) -> None:
-        """Make sure that frames of these optics and this LED are what the model was trained for.
-
-        Raises
-        ------
-        ModelMismatchError
-            Naming what differs.
-        """
-        check_light(self.optics, self.leds, optics, na_xy_list)
 
     def estimate(self, *frames: NDArray[Any]) -> DefocusEstimate:
         """Return the defocus; its uncertainty is the error in validation, the same for all frames.
@@ -224,13 +171,11 @@ class PublishedModel:
         ValueError
             If it is not one frame without colours of at least a patch.
         """
-        if len(frames) != 1:
-            raise ValueError(f"got {len(frames)} frames: expected one")
-        patches_of(frames[0], self.features.patch_px)  # its size, before anything is made of its content
-        problem = examine_frame(frames[0], full_scale=self.full_scale).problem
+        frame = self._only(frames)
+        problem = examine_frame(frame, full_scale=self.full_scale).problem
         if problem is not None:
             return DefocusEstimate.refused(Reason(problem))
-        defocus_um = float(self.predict(self.features(frames[0])[None])[0])
+        defocus_um = float(self.predict(self.features(frame)[None])[0])
         if not abs(defocus_um) <= self.range_um:
             return DefocusEstimate.refused(Reason.OUT_OF_RANGE)
         return DefocusEstimate(defocus_um, self.sigma_um)
@@ -367,8 +312,11 @@ def train_published(
     vectors = vectors[:, None] if vectors.ndim == 2 else vectors
     target, fields = np.asarray(defocus_um, np.float32), np.asarray(groups)
     _check_shapes(vectors, target, fields, features)
-    distinct = np.unique(fields)
-    kept = _kept_out(distinct, options) if validation is None else distinct[:0]
+    distinct = distinct_fields(fields, least=2 if validation is None else 1)
+    kept = distinct[:0]
+    if validation is None:
+        rng = np.random.default_rng((options.seed, 0))
+        kept = share_kept_out(distinct, options.validation_share, rng)
     is_kept = np.isin(fields, kept)
     if validation is None:
         check = _Judged(vectors, target, np.flatnonzero(is_kept))
@@ -438,15 +386,6 @@ class _Judged:
         return float(np.sqrt(np.mean(error**2)))
 
 
-def _kept_out(distinct: NDArray[Any], options: PublishedOptions) -> NDArray[Any]:
-    """Choose the fields to validate on."""
-    if len(distinct) < 2:
-        raise ValueError(f"there is {len(distinct)} field: expected at least 2, to train and validate on")
-    count = min(max(1, round(options.validation_share * len(distinct))), len(distinct) - 1)
-    rng = np.random.default_rng((options.seed, 0))
-    return np.sort(rng.choice(distinct, count, replace=False))
-
-
 def _check_shapes(
     vectors: Any, defocus_um: NDArray[Any], groups: NDArray[Any], features: StripFeatures
 ) -> None:
@@ -491,15 +430,13 @@ def _fit(
     steps = each // batch
     total = steps * options.epochs
     model = _keras_network(keras, size, options)
-    rate: Any = options.learning_rate
+    variables, rate = model.trainable_variables, options.learning_rate
     if options.schedule == "cosine":
         warm = min(max(20, total // 20), max(1, total // 2))
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.05 * rate, max(1, total - warm), warmup_target=rate, warmup_steps=warm, alpha=0.01
-        )
-    optimiser = keras.optimizers.Adam(rate, clipnorm=1.0 if options.schedule == "cosine" else None)
-    variables = model.trainable_variables
-    optimiser.build(variables)
+        optimiser = cosine_optimiser(keras, variables, rate, max(1, total - warm), warmup_steps=warm)
+    else:
+        optimiser = keras.optimizers.Adam(rate)
+        optimiser.build(variables)
 
     @tf.function(reduce_retracing=True)
     def learn(x: Any, y: Any) -> Any:

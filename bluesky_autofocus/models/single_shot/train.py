@@ -9,7 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bluesky_autofocus.leds import Single
-from bluesky_autofocus.models._training import import_keras, library_versions, scale_sigma
+from bluesky_autofocus.models._training import (
+    cosine_optimiser,
+    distinct_fields,
+    import_keras,
+    library_versions,
+    principal_axes,
+    scale_sigma,
+    tenth_kept_out,
+)
 from bluesky_autofocus.models.card import FeatureRecord, ModelCard, ModelInputs, TrainingRecord
 from bluesky_autofocus.models.single_shot._model import ARCHITECTURE, OUTPUT_SCALE_UM, SingleShotModel
 from bluesky_autofocus.models.single_shot.features import ContourFeatures
@@ -112,14 +120,10 @@ def train_default(
     for name, array in (("powers", powers), ("defocus_um", target)):
         if not np.isfinite(array).all():
             raise ValueError(f"{name} has values that are not finite: expected frames whose focus is known")
-    distinct = np.unique(fields)
-    if len(distinct) < 10:
-        raise ValueError(f"there are {len(distinct)} fields: expected at least 10 to train and validate on")
+    distinct = distinct_fields(fields)
     started = time.monotonic()
     rng = np.random.default_rng(options.seed)
-    kept = np.isin(fields, rng.choice(distinct, max(1, len(distinct) // 10), replace=False))
-    if validation is not None:
-        kept[:] = False
+    kept = np.isin(fields, tenth_kept_out(distinct, rng) if validation is None else distinct[:0])
     all_patches = features.vectors(powers[~kept].mean(axis=1))
     mean, deviation = all_patches.mean(axis=0), all_patches.std(axis=0) + 1e-3
     networks = []
@@ -145,7 +149,7 @@ def train_default(
     for layer in range(options.depth + 1):
         arrays[f"w{layer}"] = np.stack([network[layer][0] for network in networks])
         arrays[f"b{layer}"] = np.stack([network[layer][1] for network in networks])
-    arrays |= _familiar((all_patches - mean) / deviation)
+    _, arrays["axes"], arrays["spread"] = principal_axes((all_patches - mean) / deviation)
     settings = {
         "residual_limit": 1.0,
         "distance_limit": 1.0,
@@ -204,16 +208,10 @@ def _train_network(
     for _ in range(options.depth):
         x = keras.layers.Dense(options.width, activation="relu", kernel_initializer="he_normal")(x)
     model = keras.Model(inputs, keras.layers.Dense(2)(x))
-    schedule: Any = keras.optimizers.schedules.CosineDecay(
-        0.05 * options.learning_rate,
-        options.steps,
-        warmup_target=options.learning_rate,
-        warmup_steps=max(20, options.steps // 20),
-        alpha=0.01,
-    )
-    optimiser = keras.optimizers.AdamW(schedule, weight_decay=options.weight_decay, clipnorm=1.0)
     variables = model.trainable_variables
-    optimiser.build(variables)
+    optimiser = cosine_optimiser(
+        keras, variables, options.learning_rate, options.steps, weight_decay=options.weight_decay
+    )
     stored, wanted = tf.constant(powers), tf.constant(target[:, None] / OUTPUT_SCALE_UM)
     most = min(options.most_patches, patches)
 
@@ -248,15 +246,6 @@ def _train_network(
             progress(done + 1)
     layers = [layer for layer in model.layers if layer.weights]
     return [tuple(np.asarray(weight) for weight in layer.get_weights()) for layer in layers]  # type: ignore[misc]
-
-
-def _familiar(x: NDArray[np.float32], explained: float = 0.99) -> dict[str, NDArray[np.float32]]:
-    """Return the principal axes of standardised features and the deviation along each."""
-    _, values, axes = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
-    share = np.cumsum(values**2) / np.sum(values**2)
-    n = int(np.searchsorted(share, explained)) + 1
-    spread = values[:n] / np.sqrt(len(x))
-    return {"axes": axes[:n].astype(np.float32), "spread": spread.astype(np.float32)}
 
 
 def _calibrated(
