@@ -14,7 +14,9 @@ from bluesky_autofocus.cli import main
 from bluesky_autofocus.models.card import FeatureRecord, ModelCard, ModelInputs, TrainingRecord
 from bluesky_autofocus.models.hh_net import ClassTable, HHNetModel
 from bluesky_autofocus.models.hh_net._model import ARCHITECTURE
+from bluesky_autofocus.models.hh_net.bins import DefocusBins
 from bluesky_autofocus.models.hh_net.classes import INDICES
+from bluesky_autofocus.models.hh_net.vectors import PatchVectors
 from bluesky_autofocus.training.hh_net import SmearRecipe, field_frames
 
 pytestmark = [
@@ -25,18 +27,19 @@ pytestmark = [
 
 def brightness_model():
     """Return a model for which a frame whose region is darker than 120 is in focus, else out of focus I."""
-    kernel = np.zeros((30, 7))
-    kernel[12, INDICES.index(1)] = 1.0  # the mean grey level of the region of interest
+    table = ClassTable.of_width(6.0)
+    vectors = PatchVectors(100, ("handcrafted",))
+    size = vectors.size
+    kernel = np.zeros((size, 7))
+    classes = list(reversed(INDICES))  # bins are in ascending order
+    kernel[0, classes.index(1)] = 1.0  # the mean grey level of the region of interest
     bias = np.full(7, -60.0)
-    bias[INDICES.index(0)] = 0.0
-    bias[INDICES.index(1)] = 0.0
-    mean = np.zeros(30)
-    mean[12] = 120
+    bias[[classes.index(0), classes.index(1)]] = 0.0
     arrays = {
-        "mean": mean,
-        "deviation": np.ones(30),
-        "familiar.mean": np.zeros((7, 12)),
-        "familiar.axes": np.tile(np.eye(12) / 1e3, (7, 1, 1)),
+        "mean": np.eye(size)[0] * 120,
+        "deviation": np.ones(size),
+        "familiar.mean": np.zeros((7, size)),
+        "familiar.axes": np.tile(np.eye(size) / 1e9, (7, 1, 1)),
         "network0.kernel0": kernel,
         "network0.bias0": bias,
     }
@@ -45,20 +48,22 @@ def brightness_model():
         architecture=ARCHITECTURE,
         version="1",
         inputs=ModelInputs("", 100, pixel_size_um=0.33, magnification=20.0, colour="rgb"),
-        features=FeatureRecord("energies", {"patch_px": 100, "levels": 4, "binning": 2, "seed": 0}),
+        features=FeatureRecord("handcrafted", vectors.to_dict()),
         valid_range_um=(-15.0, 21.0),
         training=TrainingRecord("none"),
         figures={},
         valid_for="tests",
         licence="BSD-3-Clause",
         architecture_parameters={
-            "classes": ClassTable.of_width(6.0).to_dict(),
+            "classes": table.to_dict(),
+            "bins_um": DefocusBins.of_classes(table).edges_um.tolist(),
             "networks": 1,
             "most_patches": 4,
             "temperature": 0.1,
             "strangeness_limit": 1.0,
-            "least_certainty": 0.5,
-            "most_disagreement": 0.3,
+            "sigma_floor_um": 1.7,
+            "sigma_scale": 1.0,
+            "most_sigma_um": [3.0] * 7,
         },
     )
     return HHNetModel(card, {name: np.asarray(array, np.float32) for name, array in arrays.items()})
@@ -104,7 +109,7 @@ class TestPredict:
         assert line["probabilities"] == pytest.approx([0, 0, 0, 0, 1, 0, 0], abs=1e-6)
         assert line["certainty"] == pytest.approx(1, abs=1e-4)
         assert (line["expected_index"], line["sigma_index"]) == pytest.approx((0, 0), abs=1e-4)
-        assert (line["defocus_um"], line["sigma_um"]) == pytest.approx((0, 1.732), abs=1e-3)
+        assert (line["defocus_um"], line["sigma_um"]) == pytest.approx((0, 1.908), abs=1e-3)
         assert (line["patches"], line["vote"]) == (4, "certainty")
         assert line["model_hash"] == HHNetModel.load(weights).model_hash
 
@@ -133,7 +138,7 @@ class TestPredict:
     def test_for_a_person(self, weights, tiff, tmp_path, capsys):
         assert main(["predict", "hh-net", str(tiff), "--weights", str(weights)]) == 0
         said = capsys.readouterr().out
-        assert said == f"{tiff} [0]: in focus (index 0), certainty 1.00, defocus +0.0 +- 1.7 um\n"
+        assert said == f"{tiff} [0]: in focus (index 0), certainty 1.00, defocus +0.0 +- 1.9 um\n"
         tifffile.imwrite(tmp_path / "black.tif", np.zeros((200, 240, 3), np.uint8), photometric="rgb")
         assert main(["predict", "hh-net", str(tmp_path / "black.tif"), "--weights", str(weights)]) == 1
         assert capsys.readouterr().out == f"{tmp_path / 'black.tif'} [0]: refused (black)\n"
@@ -219,7 +224,7 @@ class TestTrain:
         small = {"frames": 12, "frame_px": 300}
         monkeypatch.setattr(hh_net, "TRAINING", (SmearRecipe(5, 8, **small), SmearRecipe(13, 8, **small)))
         monkeypatch.setattr(hh_net, "CALIBRATION", (SmearRecipe(30, 4, **small),))
-        monkeypatch.setattr(hh_net.multiprocessing, "get_context", lambda kind: _Here)
+        monkeypatch.setattr(hh_net, "simulated", _here)
         output = tmp_path / "trained.h5"
         status, (said,), _ = run("train", "hh-net", "--output", output, "--steps", 300, "--seed", 3, "--json")
         assert status == 0
@@ -230,7 +235,11 @@ class TestTrain:
         assert said["figures"]["validation_frame_accuracy_certainty"] > 0.3
         assert len(list(made.glob("*.npz"))) == 3
         kept = hh_net.smear_frames(*hh_net.TRAINING, show=False)
-        assert kept.energies.shape[1:] == (1, 12) and set(kept.field) <= set(range(5, 21))
+        assert (
+            kept.energies.shape[1:] == (1, 12)
+            and kept.spectra.shape[1:] == (1, PatchVectors(300).size)
+            and set(kept.field) <= set(range(5, 21))
+        )
 
     def test_what_would_fail_later(self, tmp_path):
         there = tmp_path / "there.h5"
@@ -263,18 +272,7 @@ class TestTrain:
         assert drawn.min() < low and drawn.max() > 50
 
 
-class _Here:
-    """A pool that is this very process."""
-
-    @staticmethod
-    def Pool(_processes):  # noqa: N802 - as of multiprocessing
-        return _Here()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def imap(self, function, jobs, chunksize=1):  # noqa: ARG002
-        return map(function, jobs)
+def _here(of_field, recipe, **_):
+    """Simulate the fields in this very process."""
+    for seed in range(recipe.first_seed, recipe.first_seed + recipe.count):
+        yield seed, of_field((recipe, seed))

@@ -9,20 +9,18 @@ import numpy as np
 
 from bluesky_autofocus.callbacks._analysis import Analysis, AnalysisError
 from bluesky_autofocus.callbacks._light import recorded_optics
-from bluesky_autofocus.models.hh_net import ClassEstimate, ClassTable
+from bluesky_autofocus.models.hh_net import ClassEstimate
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.records import Reading, Reason
 
 __all__ = ["FocusClassAnalysis"]
 
-_BLURRED = 4
-"""Distance index of what is totally blurred: how far it is from focus is not known."""
-
 
 class _Model(Protocol):
     """What tells the class: an `HHNetModel`."""
 
-    table: ClassTable
+    @property
+    def range_um(self) -> tuple[float, float]: ...
 
     @property
     def model_hash(self) -> str: ...
@@ -43,11 +41,11 @@ class _ClassReading(Reading):
 
 
 class FocusClassAnalysis(Analysis):
-    """Give the defocus of every colour frame as its reading, in um, by the class of focus that it shows.
+    """Give the defocus of every colour frame as its reading, in um.
 
-    A frame that is totally blurred is not accepted, with the reason ``out_of_range``: the sign of its value
-    is right, and its size is the least that it can be, where that class begins. What the model refuses has no
-    value. Frames of other optics than the model is made for, or without colours, are an error.
+    A frame that is farther from focus than the model measures is not accepted, with the reason
+    ``out_of_range``: the sign of its value is right, and its size is the least that it can be. What the model
+    refuses has no value. Frames of other optics than the model is made for, or without colours, are an error.
 
     Parameters
     ----------
@@ -88,8 +86,8 @@ class FocusClassAnalysis(Analysis):
     @property
     def range_um(self) -> float:
         """Defocus to either side that it can measure."""
-        edges = self.model.table.edges_um
-        return min(-edges[0], edges[-1])
+        low_um, high_um = self.model.range_um
+        return min(-low_um, high_um)
 
     def analyse_exposure(self, frame: np.ndarray, recorded: Mapping[str, Any]) -> Reading:
         """Return the defocus of a frame, or why it has none.
@@ -107,10 +105,8 @@ class FocusClassAnalysis(Analysis):
         estimate = self.model.estimate(frame)
         if not estimate.accepted:
             return _reading(estimate, math.nan, math.nan, estimate.reason)
-        if estimate.index == _BLURRED:
-            least_um = max(estimate.defocus_um, self.model.table.edges_um[-1])
-            return _reading(estimate, least_um, estimate.sigma_um, Reason.OUT_OF_RANGE)
-        return _reading(estimate, estimate.defocus_um, estimate.sigma_um, Reason.OK)
+        reason = Reason.OK if estimate.measured else Reason.OUT_OF_RANGE
+        return _reading(estimate, estimate.defocus_um, estimate.sigma_um, reason)
 
     def newest(self, stream: str) -> ClassEstimate:
         """Return what the newest reading of a stream was made of: class, certainty, probabilities.

@@ -19,6 +19,7 @@ from bluesky_autofocus.dataset._labels import (
     true_labels,
 )
 from bluesky_autofocus.dataset._making import ground_truths, make_dataset
+from bluesky_autofocus.dataset._smears import smear_vectors
 
 __all__ = [
     "Dataset",
@@ -35,5 +36,6 @@ __all__ = [
     "labelled_frames",
     "labels_of",
     "make_dataset",
+    "smear_vectors",
     "true_labels",
 ]

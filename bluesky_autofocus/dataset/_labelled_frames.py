@@ -51,6 +51,11 @@ class LabelledFrame:
     _stack: FieldStack
     _place: int
 
+    @property
+    def still(self) -> bool:
+        """Whether it is no plane of a stack: then the other frames of the run show other fields."""
+        return math.isnan(self._stack.positions_um[self._place])
+
     def read(self) -> NDArray:
         """Return the frame, shape (H, W) or (H, W, 3)."""
         return self._stack.frame(self._place)

@@ -5,25 +5,25 @@ features are kept; trains on the CPU, calibrates on other fields, and gives the 
 """
 
 import dataclasses
-import hashlib
-import json
 import math
-import multiprocessing
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from bluesky_autofocus.models._training import shown_progress
 from bluesky_autofocus.models.card import ModelInputs
 from bluesky_autofocus.models.hh_net._model import HHNetModel
 from bluesky_autofocus.models.hh_net.classes import ClassTable
-from bluesky_autofocus.models.hh_net.features import EmptyRegionError, band_energies, handcrafted
-from bluesky_autofocus.models.hh_net.train import TrainingOptions, train_hh_net
+from bluesky_autofocus.models.hh_net.features import NAMES, EmptyRegionError, handcrafted
+from bluesky_autofocus.models.hh_net.patches import coarse_of, patches_of, problem_of
+from bluesky_autofocus.models.hh_net.train import FrameSet, TrainingOptions, train_hh_net
+from bluesky_autofocus.models.hh_net.vectors import KINDS, PatchVectors
 from bluesky_autofocus.simulation import CLASS_WIDTH_UM, Smear, SmearCamera, SmearOptics
-from bluesky_autofocus.training.fields import CACHE
+from bluesky_autofocus.training._simulating import CACHE, key_of, simulated
 
 __all__ = ["CALIBRATION", "PIXEL_UM", "TABLE", "TEST", "TRAINING", "SmearRecipe", "SmearFrames", "train"]
 
@@ -49,7 +49,7 @@ class SmearRecipe:
     tails_um : tuple of float
         Lowest and highest of those few that lie outside `defocus_um`.
     tail_share : float
-        How many these are.
+        Share of these.
     electrons : tuple of float
         Lowest and highest exposure.
     white : tuple of float
@@ -63,8 +63,8 @@ class SmearRecipe:
     frames: int = 10
     frame_px: int = 900
     defocus_um: tuple[float, float] = (-16.5, 25.5)
-    tails_um: tuple[float, float] = (-30.0, 60.0)
-    tail_share: float = 0.1
+    tails_um: tuple[float, float] = (-60.0, 60.0)
+    tail_share: float = 0.3
     electrons: tuple[float, float] = (4000.0, 16_000.0)
     white: tuple[float, float] = (0.75, 0.93)
     white_balance: float = 0.02
@@ -72,8 +72,7 @@ class SmearRecipe:
     @property
     def key(self) -> str:
         """A name for the cache."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return f"smear-{self.first_seed}-{self.count}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+        return key_of("smear", self, [dataclasses.asdict(self), _KEPT])
 
     def draw_um(self, rng: np.random.Generator) -> float:
         """Return a defocus."""
@@ -84,25 +83,28 @@ class SmearRecipe:
         return float(lowest + at if at < low - lowest else high + at - (low - lowest))
 
 
-TRAINING = tuple(SmearRecipe(300_000 + 70 * part, 70) for part in range(4))
-"""2,800 frames: at least 350 of each class, as the paper has. Those beyond the limit, nearer to the specimen
-than there is a class for, are there as examples of the last one, so that the network knows their side too."""
-CALIBRATION = (SmearRecipe(340_000, 40),)
-TEST = (SmearRecipe(350_000, 104, defocus_um=(-15.0, 27.0), tail_share=0.0),)
+TRAINING = tuple(SmearRecipe(400_000 + 200 * part, 200) for part in range(5))
+"""10,000 frames, about a thousand of each class. A third lies farther out, so that the networks know the side
+also of what is nearer to the specimen than has a class."""
+CALIBRATION = (SmearRecipe(440_000, 100),)
+TEST = tuple(
+    SmearRecipe(450_000 + 300 * part, 300, defocus_um=(-15.0, 27.0), tail_share=0.0) for part in range(10)
+)
 """By which nothing is ever chosen: as many of each class, the totally blurred ones as wide as the others."""
 
-
-_KEPT = ("energies", "handcrafted", "defocus_um", "field")
+_KEPT = (*KINDS, "defocus_um", "field")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SmearFrames:
-    """What is kept of simulated frames, without those in which no region of interest was found.
+    """What is kept of simulated frames, without those that show nothing stained.
 
     Parameters
     ----------
+    spectra : ndarray of float32, shape (n_frames, n_patches, size)
+        Of the patches.
     energies : ndarray of float32, shape (n_frames, n_patches, 12)
-        Band energies.
+        Band energies of the patches.
     handcrafted : ndarray of float32, shape (n_frames, 18)
         Features of the frames.
     defocus_um : ndarray, shape (n_frames,)
@@ -110,9 +112,10 @@ class SmearFrames:
     field : ndarray of int, shape (n_frames,)
         Seed of the field that they show.
     empty : int
-        How many had no region of interest.
+        How many showed nothing.
     """
 
+    spectra: NDArray[np.float32]
     energies: NDArray[np.float32]
     handcrafted: NDArray[np.float32]
     defocus_um: NDArray[np.float64]
@@ -122,13 +125,21 @@ class SmearFrames:
     def __len__(self) -> int:
         return len(self.defocus_um)
 
-    @property
-    def patches(
-        self,
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float64], NDArray[np.intp]]:
-        """What `train_hh_net` takes: the energies patch by patch, and which frame each patch belongs to."""
-        frames = np.repeat(np.arange(len(self)), self.energies.shape[1])
-        return self.energies.reshape(-1, self.energies.shape[2]), self.handcrafted, self.defocus_um, frames
+    def frame_set(self, kinds: Sequence[str]) -> FrameSet:
+        """Return what `train_hh_net` takes, with vectors of these kinds of features."""
+        shape = self.spectra.shape[:2]
+        of_patches = {
+            "spectra": self.spectra,
+            "energies": self.energies,
+            "handcrafted": np.broadcast_to(self.handcrafted[:, None], (*shape, len(NAMES))),
+        }
+        vectors = np.concatenate([of_patches[kind] for kind in kinds], axis=2)
+        return FrameSet.of(
+            vectors.reshape(-1, vectors.shape[2]),
+            np.repeat(np.arange(len(self)), shape[1]),
+            defocus_um=self.defocus_um,
+            field=self.field,
+        )
 
 
 def field_frames(recipe: SmearRecipe, seed: int) -> tuple[list[NDArray[np.uint8]], list[float]]:
@@ -148,20 +159,22 @@ def field_frames(recipe: SmearRecipe, seed: int) -> tuple[list[NDArray[np.uint8]
     return frames, defoci
 
 
-def _features_of_field(
-    job: tuple[SmearRecipe, int],
-) -> tuple[NDArray[np.float32], NDArray[np.float32], list[float], float]:
-    """Return energies, hand-crafted features (NaN where there is no region), defoci and seconds spent."""
+def _features_of_field(job: tuple[SmearRecipe, int]) -> dict[str, Any]:
+    """Return what is kept of the frames of a field, NaN where they show nothing, and the seconds spent."""
     started = time.process_time()
     frames, defoci = field_frames(*job)
-    energies, features = [], []
+    kept: dict[str, list[Any]] = {kind: [] for kind in KINDS}
     for frame in frames:
-        energies.append(band_energies(frame, PATCH_PX).reshape(-1, 12))
+        corners = patches_of(frame, PATCH_PX)
+        for kind in KINDS[:2]:
+            kept[kind].append(PatchVectors(PATCH_PX, (kind,)).of(frame, corners))
         try:
-            features.append(handcrafted(frame))
+            if problem_of(frame, coarse_of(frame)) is not None:
+                raise EmptyRegionError
+            kept["handcrafted"].append(handcrafted(frame))
         except EmptyRegionError:
-            features.append(np.full(18, np.nan, np.float32))
-    return np.stack(energies), np.stack(features), defoci, time.process_time() - started
+            kept["handcrafted"].append(np.full(len(NAMES), np.nan, np.float32))
+    return {**kept, "defocus_um": defoci, "seconds": time.process_time() - started}
 
 
 def smear_frames(*recipes: SmearRecipe, show: bool = True) -> SmearFrames:
@@ -173,9 +186,9 @@ def smear_frames(*recipes: SmearRecipe, show: bool = True) -> SmearFrames:
             _make(recipe, path, show)
         with np.load(path) as kept:
             parts.append([kept[name] for name in _KEPT])
-    energies, features, defocus_um, field = (np.concatenate(part) for part in zip(*parts, strict=True))
-    found = np.isfinite(features).all(axis=1)
-    return SmearFrames(energies[found], features[found], defocus_um[found], field[found], int((~found).sum()))
+    arrays = dict(zip(_KEPT, map(np.concatenate, zip(*parts, strict=True)), strict=True))
+    found = np.isfinite(arrays["handcrafted"]).all(axis=1)
+    return SmearFrames(**{name: one[found] for name, one in arrays.items()}, empty=int((~found).sum()))
 
 
 def simulation_minutes(*recipes: SmearRecipe) -> float:
@@ -185,28 +198,23 @@ def simulation_minutes(*recipes: SmearRecipe) -> float:
 
 def _make(recipe: SmearRecipe, path: os.PathLike[str], show: bool) -> None:
     CACHE.mkdir(parents=True, exist_ok=True)
-    jobs = [(recipe, recipe.first_seed + index) for index in range(recipe.count)]
-    energies, features, defoci, seconds = [], [], [], 0.0
-    # "spawn": a library that has started threads cannot be forked
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
-        results = pool.imap(_features_of_field, jobs, chunksize=4)
-        for found in tqdm(results, recipe.key, recipe.count, disable=not show, mininterval=5):
-            *arrays, spent = found
-            for kept, one in zip((energies, features, defoci), arrays, strict=True):
-                kept.extend(one)
-            seconds += spent
-    np.savez(
-        path,
-        energies=np.array(energies),
-        handcrafted=np.array(features),
-        defocus_um=np.array(defoci),
-        field=np.repeat([seed for _, seed in jobs], recipe.frames),
-        seconds=seconds,
-    )
+    kept: dict[str, list[Any]] = {}
+    seeds = []
+    for seed, found in simulated(_features_of_field, recipe, chunksize=4, show=show):
+        seeds.append(seed)
+        for name, values in found.items():
+            kept.setdefault(name, []).append(values)
+    seconds = sum(kept.pop("seconds"))
+    arrays: dict[str, Any] = {
+        name: np.concatenate([np.asarray(one) for one in values]) for name, values in kept.items()
+    }
+    np.savez(path, **arrays, field=np.repeat(seeds, recipe.frames), seconds=seconds)
 
 
-def train(options: TrainingOptions | None = None, *, show: bool = True) -> HHNetModel:
-    """Train and calibrate the default model from its seeds."""
+def train(
+    options: TrainingOptions | None = None, *, kinds: Sequence[str] = ("spectra",), show: bool = True
+) -> HHNetModel:
+    """Train and calibrate the default model from its seeds, or one that is told other kinds of features."""
     options = options or TrainingOptions()
     training, calibration = (smear_frames(*of, show=show) for of in (TRAINING, CALIBRATION))
     minutes = simulation_minutes(*TRAINING, *CALIBRATION)
@@ -214,8 +222,8 @@ def train(options: TrainingOptions | None = None, *, show: bool = True) -> HHNet
     optics = SmearOptics()
     with shown_progress(show) as progress:
         return train_hh_net(
-            *training.patches,
-            fields=training.field,
+            training.frame_set(kinds),
+            vectors=PatchVectors(PATCH_PX, tuple(kinds)),
             table=TABLE,
             inputs=ModelInputs(
                 illumination="",
@@ -227,11 +235,10 @@ def train(options: TrainingOptions | None = None, *, show: bool = True) -> HHNet
                 colour="rgb",
             ),
             options=options,
-            validation=calibration.patches,
-            validation_fields=calibration.field,
+            validation=calibration.frame_set(kinds),
             data=(
-                f"simulated: {len(training)} frames of {fields} stained smears at random distances "
-                f"from focus, {training.empty} more without a region of interest left out; calibrated on "
+                f"simulated: {len(training)} frames of {fields} stained smears at random distances from "
+                f"focus, {training.empty} more that show nothing left out; calibrated on "
                 f"{len(calibration)} frames of {others} others; simulating took {minutes:.1f} min of a core"
             ),
             valid_for=(

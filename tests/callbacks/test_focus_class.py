@@ -15,7 +15,7 @@ from ophyd import Device, Signal
 from bluesky_autofocus.callbacks import AnalysisError, FocusClassAnalysis, NotSubscribedError, analyse
 from bluesky_autofocus.catalog import open_catalog
 from bluesky_autofocus.defocus import ModelMismatchError
-from bluesky_autofocus.models.hh_net import ClassEstimate, ClassTable
+from bluesky_autofocus.models.hh_net import ClassEstimate
 from bluesky_autofocus.models.hh_net.classes import INDICES, name_of
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.plans._protocols import FocusAnalysis
@@ -40,7 +40,7 @@ class FirstPixel:
 
     model_hash = "beef"
     parameters = {"kind": "first pixel"}
-    table = ClassTable.of_width(6.0)
+    range_um = (-15.0, 21.0)
 
     def __init__(self) -> None:
         self.reason = Reason.OK
@@ -56,7 +56,18 @@ class FirstPixel:
         probabilities = tuple(float(one == index) for one in INDICES)
         accepted = self.reason is Reason.OK
         return ClassEstimate(
-            index, name_of(index), probabilities, 0.9, index, 0.0, 6.0 * index, 1.7, 12, accepted, self.reason
+            index,
+            name_of(index),
+            probabilities,
+            certainty=0.9,
+            expected_index=index,
+            sigma_index=0.0,
+            defocus_um=6.0 * index,
+            sigma_um=1.7,
+            measured=index < 4,
+            patches=12,
+            accepted=accepted,
+            reason=self.reason,
         )
 
 
@@ -114,20 +125,11 @@ def test_every_class(show):
         assert (estimate.index, estimate.name, estimate.certainty) == (index, name_of(index), 0.9)
 
 
-def test_what_is_totally_blurred_tells_only_the_side(show):
+def test_what_is_not_measured_tells_only_the_side(show):
     ((reading, estimate),) = show(4)
     assert (reading.accepted, reading.reason) == (False, Reason.OUT_OF_RANGE)
     assert (reading.value, reading.sigma) == (24.0, 1.7)
     assert (estimate.index, estimate.accepted) == (4, True), "the class itself is known"
-
-
-def test_its_least_size(show, model):
-    """Of what is nearly sure to be totally blurred: no less than where the class begins."""
-    estimate = model.estimate
-    model.estimate = lambda frame: ClassEstimate(4, "", (), 0.4, 3.4, 0.5, 20.4, 3.0, 12)
-    ((reading, _),) = show(4)
-    assert reading.value == 21.0
-    model.estimate = estimate
 
 
 @pytest.mark.parametrize("reason", [Reason.UNCERTAIN, Reason.UNFAMILIAR])

@@ -1,4 +1,4 @@
-"""Each of the eighteen features against its definition, and the sharpness of each colour."""
+"""Each of the eighteen hand-crafted features of a frame against its definition."""
 
 import math
 import subprocess
@@ -13,20 +13,15 @@ from bluesky_autofocus.models.hh_net.features import (
     NAMES,
     EmptyRegionError,
     _crop_places,
-    as_colour,
-    band_energies,
-    choose,
-    content,
     cooccurrence,
     correlations,
-    energies_of,
     handcrafted,
     moments,
-    patches_of,
     region_of_interest,
     shape,
     texture,
 )
+from bluesky_autofocus.models.hh_net.patches import as_colour
 
 
 def grey(*rows):
@@ -53,9 +48,9 @@ SMEAR = smear()
 
 def test_nothing_optional_is_needed():
     code = (
-        "import sys, numpy as np; from bluesky_autofocus.models.hh_net import classes, features, voting; "
+        "import sys, numpy as np; from bluesky_autofocus.models.hh_net import classes, features, vectors; "
         "frame = np.full((200, 200, 3), 230, np.uint8); frame[50:80, 50:80] = 90; "
-        "features.handcrafted(frame); features.band_energies(frame, 64); "
+        "features.handcrafted(frame); vectors.PatchVectors(64).of(frame, np.zeros((1, 2), int)); "
         "assert not {'skimage', 'tensorflow', 'bluesky'} & set(sys.modules), 'imported'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -315,13 +310,12 @@ def test_frames_are_left_as_they_are_and_may_lie_in_memory_in_any_way():
         copy = np.ascontiguousarray(view)
         copy.setflags(write=False)
         np.testing.assert_array_equal(handcrafted(view), handcrafted(copy))
-        np.testing.assert_array_equal(band_energies(view, 64), band_energies(copy, 64))
     np.testing.assert_array_equal(SMEAR, smear())
 
 
 def test_a_grey_frame_is_taken_only_when_asked_for():
     levels = SMEAR[..., 1]
-    for function in (handcrafted, lambda frame, **options: band_energies(frame, 64, **options)):
+    for function in (handcrafted, as_colour):
         with pytest.raises(ValueError, match=r"shape \(300, 400\): expected colours, \(H, W, 3\); a grey"):
             function(levels)
         np.testing.assert_array_equal(
@@ -341,7 +335,7 @@ def test_a_grey_frame_is_taken_only_when_asked_for():
     ],
 )
 def test_what_is_no_frame_of_colours(frame, message):
-    for function in (handcrafted, band_energies, as_colour):
+    for function in (handcrafted, as_colour):
         with pytest.raises(ValueError, match=message):
             function(frame)
 
@@ -366,108 +360,3 @@ def test_what_has_no_eighteen(frame, options, message):
 def test_other_numbers_of_levels_are_refused(levels):
     with pytest.raises(ValueError, match=f"levels is {levels}: expected 2 to 256"):
         cooccurrence(grey([0, 1]), levels=levels)
-
-
-# ---- sharpness in each colour ----------------------------------------------------------------------------
-
-
-def test_patches_lie_in_the_middle_of_the_frame():
-    corners = patches_of(np.zeros((1536, 2048, 3), np.uint8))
-    assert corners.shape == (5, 6, 2)
-    # 1536 - 5 x 300 = 36 and 2048 - 6 x 300 = 248 are left
-    assert corners[0, 0].tolist() == [18, 124]
-    assert corners[4, 5].tolist() == [18 + 1200, 124 + 1500]
-    assert patches_of(np.zeros((7, 10)), 3).tolist() == [[[0, 0], [0, 3], [0, 6]], [[3, 0], [3, 3], [3, 6]]]
-
-
-def test_the_energy_of_a_chessboard():
-    # Intensities 0 and 2, logarithms ln 8 and ln 10. Five of 3 x 3 are as the middle one and four are not, so
-    # it differs from their mean by 4/9 (ln 10 - ln 8). One level on all is even.
-    patch = np.repeat((np.indices((24, 24)).sum(axis=0) % 2 * 2)[..., None], 3, axis=2).astype(np.uint8)
-    energies = energies_of(patch, 2).reshape(2, 3)
-    np.testing.assert_allclose(energies[0], math.log(4 / 9 * math.log(10 / 8)), atol=1e-4)
-    np.testing.assert_allclose(energies[1], math.log(1e-10) / 2, atol=1e-2)
-    # Fields of 2 x 2 px are the same chessboard one level on.
-    large = patch.repeat(2, axis=0).repeat(2, axis=1)
-    np.testing.assert_allclose(energies_of(large, 2).reshape(2, 3)[1], energies[0], atol=1e-4)
-
-
-def test_energies_belong_to_their_colour():
-    patch = np.full((40, 40, 3), 100, np.uint8)
-    patch[..., 1] = SMEAR[100:140, 100:140, 1]
-    energies = energies_of(patch, 3).reshape(3, 3)
-    np.testing.assert_allclose(energies[:, [0, 2]], math.log(1e-10) / 2, atol=1e-2)
-    assert (energies[:, 1] > -8).all()
-
-
-@pytest.mark.parametrize(("patch_px", "levels"), [(100, 4), (75, 3), (24, 4), (64, 1)])
-def test_energies_of_a_frame_are_those_of_its_patches(patch_px, levels):
-    energies = band_energies(SMEAR, patch_px, levels)
-    corners = patches_of(SMEAR, patch_px)
-    assert energies.shape == (*corners.shape[:2], 3 * levels)
-    assert energies.dtype == np.float32
-    for where in ((0, 0), (-1, -1)):
-        y, x = corners[where]
-        alone = np.zeros_like(SMEAR)  # what is around does not matter
-        patch = alone[y : y + patch_px, x : x + patch_px] = SMEAR[y : y + patch_px, x : x + patch_px]
-        np.testing.assert_array_equal(energies[where], energies_of(patch, levels))
-        np.testing.assert_array_equal(energies[where], band_energies(alone, patch_px, levels)[where])
-
-
-def test_the_ratios_of_colours_tell_the_sign():
-    """With the foci of red and blue apart, the sharper one of them says on which side the specimen is."""
-    far = band_energies(smear(blur_px=(1, 2, 3)), 100).reshape(-1, 4, 3)
-    near = band_energies(smear(blur_px=(3, 2, 1)), 100).reshape(-1, 4, 3)
-    red_over_blue = [float((one[:, 1, 0] - one[:, 1, 2]).mean()) for one in (far, near)]
-    assert red_over_blue[0] > 0.2 and red_over_blue[1] < -0.2
-
-
-def test_blur_takes_the_fine_levels_first():
-    sharp, blurred = (
-        np.median(band_energies(smear(blur_px=(r, r, r)), 100).reshape(-1, 4, 3), axis=(0, 2)) for r in (0, 3)
-    )
-    lost = sharp - blurred
-    assert lost[1] > lost[2] > lost[3]  # of the finest one noise is what is left
-    assert lost[1] > 2 * lost[3]
-
-
-@pytest.mark.parametrize("radius", [0.0, 4.0, 12.0])
-def test_patches_with_content_are_chosen_in_focus_or_not(radius):
-    frame = smear((400, 500), cells=0, seed=4)
-    filled = {(0, 3), (2, 1), (3, 4)}
-    for row, column in filled:
-        block = frame[row * 100 + 25 : row * 100 + 75, column * 100 + 25 : column * 100 + 75]
-        block[:] = smear((50, 50), cells=3, seed=row + 5)
-    if radius:
-        frame = cv2.GaussianBlur(frame, (0, 0), radius)
-        frame = np.clip(frame + np.random.default_rng(0).normal(0, 1.5, frame.shape), 0, 255).astype(np.uint8)
-    energies = band_energies(frame, 100)
-    assert content(energies).shape == (4, 5)
-    assert set(map(tuple, choose(energies, 3).tolist())) == filled
-
-
-def test_the_most_content_comes_first_and_equal_ones_as_they_are_read():
-    energies = np.zeros((2, 3, 12), np.float32)
-    energies[..., :9] = 7  # finer levels do not count
-    energies[1, 1, 9:], energies[0, 2, 10] = 2, 3
-    assert content(energies)[0, 2] == 1
-    assert choose(energies, 4).tolist() == [[1, 1], [0, 2], [0, 0], [0, 1]]
-    assert len(choose(energies, 99)) == 6
-    corners = patches_of(SMEAR, 100)[tuple(choose(energies, 2).T)]
-    assert corners.tolist() == [[100, 100], [0, 200]]
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: band_energies(SMEAR, 301), "frame is 300 x 400 px: expected at least one patch of 301 px"),
-        (lambda: patches_of(SMEAR, 0), "patch_px is 0: expected at least 1"),
-        (lambda: band_energies(SMEAR, 23), "side of 23 px: expected at least 24 for 4 levels"),
-        (lambda: band_energies(SMEAR, 100, 0), "levels is 0: expected at least 1"),
-        (lambda: energies_of(SMEAR[:11], 3), "side of 11 px: expected at least 12 for 3 levels"),
-        (lambda: choose(np.zeros((2, 2, 12)), 0), "most is 0: expected at least 1"),
-    ],
-)
-def test_bad_patches_are_refused(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()

@@ -15,43 +15,42 @@ from bluesky_autofocus.models.card import (
     TrainingRecord,
 )
 from bluesky_autofocus.models.hh_net import ClassEstimate, ClassTable, HHNetModel
-from bluesky_autofocus.models.hh_net._model import (
-    ARCHITECTURE,
-    PatchFacts,
-    busiest,
-    disagreement,
-    problem_of_colours,
-)
+from bluesky_autofocus.models.hh_net._model import ARCHITECTURE, PatchFacts
+from bluesky_autofocus.models.hh_net.bins import DefocusBins
 from bluesky_autofocus.models.hh_net.classes import INDICES, NAMES
-from bluesky_autofocus.models.hh_net.features import band_energies, choose, handcrafted, patches_of
+from bluesky_autofocus.models.hh_net.patches import busiest, coarse_of, patches_of, problem_of
+from bluesky_autofocus.models.hh_net.vectors import PatchVectors
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.records import Reason
 
 PATCH = 48
 TABLE = ClassTable.of_width(6.0)
 OPTICS = LightOptics(numerical_aperture=0.4, wavelength_um=0.54, pixel_size_um=0.33, magnification=20.0)
+BINS = DefocusBins.fine(TABLE, -30.0, 40.0)
+VECTORS = PatchVectors(PATCH, ("energies",))
 PARAMETERS = {
     "classes": TABLE.to_dict(),
+    "bins_um": BINS.edges_um.tolist(),
     "networks": 2,
     "most_patches": 4,
     "temperature": 1.0,
     "strangeness_limit": 1.0,
-    "least_certainty": 0.5,
-    "most_disagreement": 0.3,
+    "sigma_floor_um": 0.3,
+    "sigma_scale": 2.0,
+    "most_sigma_um": [4.0] * 7,
 }
-FEATURES = {"patch_px": PATCH, "levels": 4, "binning": 2, "seed": 0}
 
 
 def make_arrays(seed=0):
     rng = np.random.default_rng(seed)
     arrays = {
-        "mean": np.zeros(30),
-        "deviation": np.ones(30),
+        "mean": np.zeros(12),
+        "deviation": np.ones(12),
         "familiar.mean": np.zeros((7, 12)),
         "familiar.axes": np.tile(np.eye(12) / 100, (7, 1, 1)),
     }
     for number in range(2):
-        for layer, (width, following) in enumerate(((30, 8), (8, 7))):
+        for layer, (width, following) in enumerate(((12, 8), (8, len(BINS)))):
             arrays[f"network{number}.kernel{layer}"] = rng.normal(0, 0.5, (width, following))
             arrays[f"network{number}.bias{layer}"] = rng.normal(0, 0.1, following)
     return {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -63,7 +62,7 @@ def make_card(**changes):
         "architecture": ARCHITECTURE,
         "version": "3",
         "inputs": ModelInputs("", PATCH, pixel_size_um=0.33, magnification=20.0, numerical_aperture=0.4),
-        "features": FeatureRecord("band energies", FEATURES),
+        "features": FeatureRecord("energies", VECTORS.to_dict()),
         "valid_range_um": (-15.0, 21.0),
         "training": TrainingRecord("none"),
         "figures": {},
@@ -89,10 +88,11 @@ def colour_frame(shape=(160, 208), seed=0):
     return np.clip(frame + rng.normal(0, 2, (*shape, 3)), 0, 255).astype(np.uint8)
 
 
-def sure_of(*indices, p=0.94):
-    """Return the probabilities of patches that are sure of these classes."""
-    rows = np.full((len(indices), 7), (1 - p) / 6)
-    rows[np.arange(len(indices)), [INDICES.index(index) for index in indices]] = p
+def sure_of(*defoci_um, p=1.0, bins=BINS):
+    """Return the probabilities of patches that are sure of the bins about these defoci."""
+    rows = np.full((len(defoci_um), len(bins)), (1 - p) / len(bins))
+    for row, at in zip(rows, defoci_um, strict=True):
+        row[np.searchsorted(bins.edges_um, at, side="right") - 1] += p
     return rows
 
 
@@ -139,7 +139,7 @@ class TestFile:
         with pytest.raises(ModelFileError, match="tiny is incomplete|dense network|layer"):
             HHNetModel(make_card(), arrays)
 
-    @pytest.mark.parametrize("key", [*PARAMETERS])
+    @pytest.mark.parametrize("key", PARAMETERS)
     def test_a_parameter_is_missing(self, key):
         parameters = {name: value for name, value in PARAMETERS.items() if name != key}
         with pytest.raises(ModelFileError, match=f"tiny is incomplete: '{key}'"):
@@ -152,8 +152,11 @@ class TestFile:
             {"architecture_parameters": {**PARAMETERS, "networks": 3}},
             {"architecture_parameters": {**PARAMETERS, "classes": {"edges_um": [0, 1]}}},
             {"architecture_parameters": {**PARAMETERS, "classes": 3}},
-            {"features": FeatureRecord("band energies", {**FEATURES, "levels": 3})},
-            {"features": FeatureRecord("band energies")},
+            {"architecture_parameters": {**PARAMETERS, "bins_um": [-15.0, 0.0, 21.0]}},
+            {"architecture_parameters": {**PARAMETERS, "most_sigma_um": [1.0]}},
+            {"features": FeatureRecord("energies", {**VECTORS.to_dict(), "kinds": ["magic"]})},
+            {"features": FeatureRecord("spectra", {**VECTORS.to_dict(), "kinds": ["spectra"]})},
+            {"features": FeatureRecord("energies")},
         ],
     )
     def test_the_card_does_not_fit(self, changes):
@@ -168,60 +171,66 @@ class TestEstimate:
         assert p.shape == (7,) and p.sum() == pytest.approx(1)
         assert estimate.patches == 4 and 0 <= estimate.certainty <= 1
         assert estimate.expected_index == pytest.approx(p @ np.array(INDICES))
-        assert estimate.defocus_um == pytest.approx(6 * p @ np.array(INDICES))
+        assert -30 < estimate.defocus_um < 40 and estimate.sigma_um > 0.3
         assert estimate.name == NAMES[INDICES.index(estimate.index)]
         assert estimate.accepted == (estimate.reason is Reason.OK)
 
     def test_it_is_what_the_networks_say_of_the_patches_with_most_content(self, model):
         frame = colour_frame()
-        energies = band_energies(frame, PATCH)
-        chosen = choose(energies, 4)
-        facts = model.facts(energies[tuple(chosen.T)], handcrafted(frame))
-        assert facts.probabilities.shape == (4, 7)
+        corners = patches_of(frame, PATCH)
+        chosen = busiest(coarse_of(frame), frame.shape[:2], corners, PATCH, 4)
+        facts = model.facts(VECTORS.of(frame, chosen))
+        assert facts.probabilities.shape == (4, len(BINS))
         np.testing.assert_allclose(facts.probabilities.sum(axis=1), 1)
-        corners = patches_of(frame, PATCH).reshape(-1, 2)
-        found = busiest(frame, corners, PATCH, 4)
-        assert set(found.tolist()) == {int(row * 4 + column) for row, column in chosen}
-        # in whichever order they are looked at
-        assert model.judge(facts).defocus_um == pytest.approx(model.estimate(frame).defocus_um)
+        assert model.judge(facts) == model.estimate(frame)
+        everywhere = VECTORS.of(frame, corners)[:, -3:].mean(axis=1)
+        assert everywhere[[corners.tolist().index(one) for one in chosen.tolist()]].min() > np.median(
+            everywhere
+        )
 
-    def test_a_class_that_all_agree_on(self, model):
+    def test_a_defocus_that_all_agree_on(self, model):
         for index, defocus_um in zip(INDICES, (24, 18, 12, 6, 0, -6, -12), strict=True):
-            estimate = model.judge(PatchFacts(sure_of(index, index, p=1.0), 0.5))
+            estimate = model.judge(PatchFacts(sure_of(defocus_um, defocus_um), 0.5))
             assert (estimate.index, estimate.name) == (index, NAMES[INDICES.index(index)])
             assert (estimate.certainty, estimate.sigma_index) == (1, 0)
-            assert estimate.defocus_um == pytest.approx(defocus_um)
-            assert estimate.sigma_um == pytest.approx(6 / math.sqrt(12))
-            assert (estimate.accepted, estimate.reason) == (True, Reason.OK)
+            assert estimate.defocus_um == pytest.approx(defocus_um + 0.25), "the middle of its bin"
+            within_um = 0.5 / math.sqrt(12) / math.sqrt(2)
+            assert estimate.sigma_um == pytest.approx(math.hypot(2 * within_um, 0.3))
+            assert (estimate.accepted, estimate.reason, estimate.measured) == (True, Reason.OK, True)
 
     def test_between_two_classes(self, model):
-        p = np.array([[0, 0, 0, 0.5, 0.5, 0, 0]])
+        p = (sure_of(2.8) + sure_of(3.2)) / 2
         estimate = model.judge(PatchFacts(p, 0.5))
         assert (estimate.index, estimate.expected_index, estimate.sigma_index) == (0, 0.5, 0.5)
         assert estimate.defocus_um == pytest.approx(3)
-        assert estimate.sigma_um == pytest.approx(math.sqrt(9 + 3))
         assert estimate.accepted, "the edge is known well"
 
-    def test_classes_of_unequal_width(self):
-        table = ClassTable((-20, -9, -3, 3, 7, 15, 21))
-        card = make_card(architecture_parameters={**PARAMETERS, "classes": table.to_dict()})
-        estimate = HHNetModel(card, make_arrays()).judge(PatchFacts(sure_of(-2, p=1.0), 0.5))
-        assert (estimate.defocus_um, estimate.sigma_um) == (-14.5, pytest.approx(11 / math.sqrt(12)))
+    def test_an_empty_patch_has_no_say(self, model):
+        flat = np.full((3, len(BINS)), 1 / len(BINS))
+        alone = model.judge(PatchFacts(sure_of(4.1, 4.4), 0.5))
+        beside = model.judge(PatchFacts(np.vstack([sure_of(4.1, 4.4), flat]), 0.5))
+        assert beside.index == alone.index == 1
+        assert beside.defocus_um == pytest.approx(alone.defocus_um, abs=0.05)
 
-    def test_three_classes_contend(self, model):
-        p = np.array([[0, 0, 0.34, 0.33, 0.33, 0, 0]])
-        estimate = model.judge(PatchFacts(p, 0.5))
-        assert (estimate.accepted, estimate.reason) == (False, Reason.UNCERTAIN)
-        assert estimate.index == 2 and estimate.certainty < 0.5
+    @pytest.mark.parametrize(
+        ("defocus_um", "measured"), [(-29.9, False), (-29.4, True), (39.4, True), (39.8, False)]
+    )
+    def test_beyond_the_bins_only_the_side_is_known(self, model, defocus_um, measured):
+        estimate = model.judge(PatchFacts(sure_of(defocus_um), 0.5))
+        assert (estimate.measured, estimate.accepted) == (measured, True)
+        assert estimate.index == (4 if defocus_um > 0 else -2)
+        assert model.range_um == (-29.5, 39.5)
 
     def test_patches_disagree(self, model):
-        """Most are sure of one class, a third as sure of one far from it."""
-        model._least_certainty = 0.0
-        assert model.judge(PatchFacts(sure_of(*9 * [2], 3), 0.5)).accepted
-        estimate = model.judge(PatchFacts(sure_of(2, 2, -1, p=0.94), 0.5))
-        assert (estimate.index, estimate.reason) == (2, Reason.UNCERTAIN)
-        assert disagreement(sure_of(2, 2, 2, -1), INDICES.index(2)) == pytest.approx(0.25)
-        assert disagreement(np.vstack([sure_of(2), np.full((5, 7), 1 / 7)]), 2) < 1e-4
+        """Most are sure of one defocus, a third as sure of one far from it."""
+        assert model.judge(PatchFacts(sure_of(*9 * [12], 11), 0.5)).accepted
+        estimate = model.judge(PatchFacts(sure_of(12, 12, -6), 0.5))
+        assert (estimate.index, estimate.accepted, estimate.reason) == (2, False, Reason.UNCERTAIN)
+        assert estimate.sigma_um > 4
+
+    def test_nobody_knows(self, model):
+        estimate = model.judge(PatchFacts(np.full((4, len(BINS)), 1 / len(BINS)), 0.5))
+        assert estimate.reason is Reason.UNCERTAIN and estimate.certainty < 0.1
 
     def test_unfamiliar_patches(self):
         strange = HHNetModel(
@@ -233,8 +242,9 @@ class TestEstimate:
 
     def test_the_way_of_voting(self, model):
         """Nine patches that lean to one class, three that are sure of the next: see `voting`."""
-        leaning = np.tile([0, 0, 0.24, 0.23, 0.23, 0.15, 0.15], (9, 1))
-        facts = PatchFacts(np.vstack([leaning, sure_of(1, 1, 1)]), 0.5)
+        model.bins = DefocusBins.of_classes(TABLE)
+        leaning = np.tile([0.15, 0.15, 0.23, 0.23, 0.24, 0, 0], (9, 1))
+        facts = PatchFacts(np.vstack([leaning, sure_of(6, 6, 6, p=0.94, bins=model.bins)]), 0.5)
         found = {}
         for way in ("hard", "linear", "certainty"):
             model.vote = way
@@ -264,8 +274,7 @@ class TestFramesRefused:
     )
     def test_one_that_shows_nothing(self, model, change, reason):
         frame = change(colour_frame())
-        assert problem_of_colours(frame) is reason
-        assert model.estimate(frame) == ClassEstimate.refused(reason) or reason is not None
+        assert problem_of(frame, coarse_of(frame)) is reason
         assert model.estimate(frame).reason is reason
 
     def test_a_camera_that_saturates_early(self, model):
@@ -298,7 +307,16 @@ class TestFramesRefused:
         with pytest.raises(ValueError, match="expected at least one patch of 48 px"):
             model.estimate(colour_frame(shape))
 
-    def test_too_small_for_the_crops(self, model):
+    def test_too_small_for_the_crops(self):
+        """Where a network is told the hand-crafted features, the frame has to have them."""
+        vectors = PatchVectors(PATCH, ("handcrafted",))
+        arrays = make_arrays()
+        for name in ("mean", "deviation", "network0.kernel0", "network1.kernel0"):
+            arrays[name] = np.resize(arrays[name], (18, *arrays[name].shape[1:]))
+        arrays |= {"familiar.mean": np.zeros((7, 18)), "familiar.axes": np.zeros((7, 18, 18))}
+        features = FeatureRecord("handcrafted", vectors.to_dict())
+        model = HHNetModel(make_card(features=features), arrays)
+        assert model.estimate(colour_frame()).patches == 4
         with pytest.raises(ValueError, match="expected at least 100 x 100"):
             model.estimate(colour_frame((90, 208)))
 
@@ -315,8 +333,8 @@ class TestFramesRefused:
 # ---- training --------------------------------------------------------------------------------------------
 
 
-def made_up(n=700, patches=3, seed=0):
-    """Return features whose energies fall off on both sides of where each colour is in focus."""
+def made_up(training, n=700, patches=3, seed=0, by_eye=False, fields=None):
+    """Return frames whose energies fall off on both sides of where each colour is in focus."""
     rng = np.random.default_rng(seed)
     defocus_um = rng.uniform(-17, 29, n)
     away = defocus_um[:, None, None] - np.array([4.0, 0.0, -4.0])
@@ -324,7 +342,9 @@ def made_up(n=700, patches=3, seed=0):
     energies = -np.log(1 + (away / reach_um) ** 2)
     energies = np.repeat(energies.reshape(n, 12), patches, axis=0)
     energies += rng.normal(0, 0.3, (n * patches, 1)) + rng.normal(0, 0.02, energies.shape)
-    return energies, rng.normal(0, 1, (n, 18)), defocus_um, np.repeat(np.arange(n), patches)
+    index = [TABLE.index_of(max(one, -15)) for one in defocus_um]
+    truth = {"index": index} if by_eye else {"defocus_um": defocus_um}
+    return training.FrameSet.of(energies, np.repeat(np.arange(n), patches), **truth, field=fields)
 
 
 @pytest.fixture(scope="module")
@@ -335,31 +355,30 @@ def training():
     return train
 
 
-def trained_on(training, features, **changes):
+def trained_on(training, frames, **changes):
     options = training.TrainingOptions(
         networks=2, width=24, steps=600, batch=256, learning_rate=1e-2, most_patches=3, seed=4
     )
-    inputs = ModelInputs("", PATCH, pixel_size_um=0.33)
-    return training.train_hh_net(
-        *features, **{"table": TABLE, "inputs": inputs, "options": options, "data": "made up", **changes}
-    )
+    said = {"vectors": VECTORS, "table": TABLE, "inputs": ModelInputs("", PATCH, pixel_size_um=0.33)}
+    return training.train_hh_net(frames, **{**said, "options": options, "data": "made up", **changes})
 
 
 @pytest.fixture(scope="module")
 def made(training):
     told = []
-    return trained_on(training, made_up(), progress=lambda *one: told.append(one)), told
+    return trained_on(training, made_up(training), progress=lambda *one: told.append(one)), told
 
 
 class TestTraining:
     def test_it_learns(self, made, training):
         model, _ = made
-        figures = training.judged(model, training.FrameSet.of(*made_up(300, seed=9)))
+        figures = training.judged(model, made_up(training, 300, seed=9))
         assert figures["frame_accuracy_certainty"] > 0.85
         assert figures["frame_accuracy_certainty_off_edge"] > figures["frame_accuracy_certainty"]
         assert figures["within_one"] == 1 and figures["wrong_sign"] == 0
         assert figures["calibration_error"] < 0.1 and figures["refused"] < 0.1
         assert figures["believed_wrong"] == 0
+        assert figures["median_um"] < 0.5 and 0.9 < figures["within_two_sigma"] < 1
 
     def test_the_card_says_what_it_is(self, made, tmp_path):
         model, told = made
@@ -372,49 +391,65 @@ class TestTraining:
         model.save(tmp_path / "made-up.h5")
         assert HHNetModel.load(tmp_path / "made-up.h5").card == card
 
-    def test_energies_unlike_those_are_unfamiliar(self, made):
+    def test_frames_sorted_by_eye(self, training):
+        """The class is learned; the defocus is no finer than that."""
+        model = trained_on(training, made_up(training, by_eye=True))
+        assert len(model.bins) == 7 and model.range_um == (-15, 21)
+        fresh = made_up(training, 300, seed=9)
+        figures = training.judged(model, fresh)
+        assert figures["frame_accuracy_certainty"] > 0.8 and figures["within_one"] == 1
+        estimate = model.judge(model.facts(fresh.by_frame()[0]))
+        assert estimate.sigma_um > 6 / math.sqrt(12)
+
+    def test_some_measured_and_some_sorted_by_eye(self, training):
+        measured, sorted_ = made_up(training, 400), made_up(training, 400, seed=1, by_eye=True)
+        parts = ("vectors", "defocus_um", "index")
+        both = {name: np.concatenate([getattr(measured, name), getattr(sorted_, name)]) for name in parts}
+        frames = np.concatenate([measured.frames, 400 + sorted_.frames])
+        model = trained_on(training, training.FrameSet.of(both.pop("vectors"), frames, **both))
+        assert len(model.bins) > 80
+        figures = training.judged(model, made_up(training, 300, seed=9))
+        assert figures["frame_accuracy_certainty"] > 0.85 and figures["median_um"] < 0.6
+
+    def test_vectors_unlike_those_are_unfamiliar(self, made, training):
         model, _ = made
-        energies, of_frame, _, _ = made_up(5, seed=8)
-        assert model.facts(energies[:3], of_frame[0]).strangeness < 1
+        vectors = made_up(training, 5, seed=8).by_frame()[0]
+        assert model.facts(vectors).strangeness < 1
         # all colours alike, as in a grey frame, when they should differ
-        assert model.facts(np.repeat(energies[:3, 1::3], 3, axis=1) - 3, of_frame[0]).strangeness > 1
+        assert model.facts(np.repeat(vectors[:, 1::3], 3, axis=1) - 3).strangeness > 1
 
     def test_going_on_from_a_model(self, made, training):
         model, _ = made
         options = training.TrainingOptions(networks=2, width=24, steps=20, batch=64)
-        gone_on = trained_on(training, made_up(seed=5), options=options, start=model)
+        gone_on = trained_on(training, made_up(training, seed=5), options=options, start=model)
         moved = np.abs(gone_on.arrays["network0.kernel0"] - model.arrays["network0.kernel0"])
         assert 0 < moved.max() < 0.3
         np.testing.assert_array_equal(gone_on.arrays["mean"], model.arrays["mean"])
         for changes in ({"networks": 1}, {"width": 8}, {"depth": 1}):
             other = dataclasses.replace(options, **changes)
-            with pytest.raises(ValueError, match="to go on from it"):
-                trained_on(training, made_up(seed=5), options=other, start=model)
-
-    def test_labels_are_soft_at_the_edges(self, training):
-        labels = training.soft_labels(np.array([0.0, 3.0, 20.9, 50.0, -40.0]), TABLE, 0.05)
-        np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
-        assert labels[0, 4] > 0.999 and labels[1, 3] == pytest.approx(0.5, abs=1e-3)
-        assert 0.3 < labels[2, 0] < 0.5 < labels[2, 1] < 0.7
-        assert labels[3, 0] == labels[4, 6] == 1
+            with pytest.raises(
+                ValueError, match=f"{next(iter(changes))} is .*: to go on from hh-net it must"
+            ):
+                trained_on(training, made_up(training, seed=5), options=other, start=model)
 
     def test_what_cannot_be_trained_on(self, training):
-        energies, of_frame, defocus_um, frames = made_up(40)
-        for features, changes, message in (
-            ((energies[:, :11], of_frame, defocus_um, frames), {}, "expected"),
-            ((energies, of_frame[:, :3], defocus_um, frames), {}, "expected"),
-            (
-                (energies * np.nan, of_frame, defocus_um, frames),
-                {},
-                "energies has values that are not",
-            ),
-            ((energies, of_frame, defocus_um, frames * 0), {}, "each of the 40 frames"),
-            ((energies, of_frame, np.minimum(defocus_um, 14), frames), {}, "of the classes of index 4, 3"),
-            ((energies, of_frame, defocus_um, frames), {"fields": np.arange(40) % 5}, "there are 5 fields"),
-            ((energies, of_frame, defocus_um, frames), {"fields": np.arange(4)}, "one for each frame"),
+        frames = made_up(training, 40)
+
+        def changed(**changes):
+            return dataclasses.replace(frames, **changes)
+
+        for make, message in (
+            (lambda: changed(vectors=frames.vectors[:, :11]), "the vectors have 11 features: expected 12"),
+            (lambda: changed(vectors=frames.vectors[:7]), "have shapes"),
+            (lambda: changed(field=frames.field[:4]), "have shapes"),
+            (lambda: changed(vectors=frames.vectors * np.nan), "vectors has values that are not"),
+            (lambda: changed(frames=frames.frames * 0), "each of the 40 frames"),
+            (lambda: changed(defocus_um=frames.defocus_um * np.nan, index=frames.index + 9), "index has 9"),
+            (lambda: changed(defocus_um=np.minimum(frames.defocus_um, 14)), "of the classes of index 4, 3"),
+            (lambda: changed(field=np.arange(40) % 5), "there are 5 fields"),
         ):
             with pytest.raises(ValueError, match=message):
-                trained_on(training, features, **changes)
+                trained_on(training, make())
 
 
 # ---- the shipped weights ---------------------------------------------------------------------------------

@@ -163,6 +163,10 @@ class ClassTable:
         low, high = self._sides(class_of(self.index_of(defocus_um)))
         return min(abs(defocus_um - edge) for edge in self.edges_um[1:]) < share * (high - low)
 
+    def off_edge(self, defocus_um: float) -> bool:
+        """Return whether a defocus has a class, and does not lie near its edges as `near_edge` says."""
+        return defocus_um >= self.limit_um and not self.near_edge(defocus_um)
+
     def to_dict(self) -> dict[str, Any]:
         """Return it for a model card, JSON-able."""
         return {"edges_um": list(self.edges_um)}

@@ -1,12 +1,8 @@
-"""Numbers that describe a colour frame of a stained smear.
+"""The eighteen hand-crafted features of a colour frame of a stained smear.
 
-Two kinds. `handcrafted` are the eighteen of Ge et al., "HH-Net: Image driven microscope fast auto-focus with
-deep neural network" (section 2.2.3), of the frame as a whole. `band_energies` are those added here, of each
-patch: how sharp it is in each colour and at each scale. Red, green and blue have their focus at different
-heights, so the ratios of their sharpness tell on which side of focus the specimen lies, which no single
-colour does.
-
-Frames are RGB of uint8, shape (H, W, 3), in bright field: what is stained is darker than the background.
+Those of Ge et al., "HH-Net: Image driven microscope fast auto-focus with deep neural network" (section
+2.2.3), of the frame as a whole. Frames are RGB of uint8, shape (H, W, 3), in bright field: what is stained is
+darker than the background.
 """
 
 import functools
@@ -17,20 +13,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_autofocus.models.hh_net.patches import as_colour
+
 __all__ = [
-    "GREY",
     "NAMES",
     "EmptyRegionError",
-    "as_colour",
-    "band_energies",
-    "choose",
-    "content",
     "cooccurrence",
     "correlations",
-    "energies_of",
     "handcrafted",
     "moments",
-    "patches_of",
     "region_of_interest",
     "shape",
     "texture",
@@ -58,9 +49,6 @@ NAMES = (
 )
 """What `handcrafted` returns, in its order."""
 
-GREY = ("refuse", "repeat")
-"""What can be done with a grey frame."""
-
 _CROP_PX = 100
 """Side of the patches that are correlated."""
 _MOST_BINNING = 16
@@ -69,49 +57,10 @@ _PAIRS = ((0, 1), (1, 1), (1, 0), (1, -1))
 """Rows and columns from a pixel to the neighbours that it is paired with: to 0, 45, 90 and 135 degrees."""
 _HALVES = ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))
 """From the middle of a pixel to its corners."""
-_DARK = 8.0
-"""Added to intensities before their logarithm, so that noise in the dark counts little."""
-_FLOOR = 1e-10
-"""Least band energy: that of a patch without any detail."""
 
 
 class EmptyRegionError(ValueError):
     """There is nothing stained in the frame, or too little."""
-
-
-def as_colour(frame: NDArray[Any], grey: str = "refuse") -> NDArray[np.uint8]:
-    """Return a frame if it is one of colours.
-
-    Parameters
-    ----------
-    frame : ndarray of uint8, shape (H, W, 3)
-    grey : str
-        One of `GREY`. ``repeat`` takes a frame of shape (H, W) for one whose colours are all the same. It
-        tells nothing about the sign of defocus then.
-
-    Raises
-    ------
-    ValueError
-        If the frame is grey and that was not asked for, or has another shape or dtype.
-    """
-    if grey not in GREY:
-        raise ValueError(f"grey is {grey!r}: expected one of {', '.join(GREY)}")
-    frame = np.asarray(frame)
-    if frame.dtype != np.uint8:
-        raise ValueError(f"the frame is of {frame.dtype}: expected uint8")
-    if frame.ndim == 2:
-        if grey != "repeat":
-            raise ValueError(
-                f"the frame has shape {frame.shape}: expected colours, (H, W, 3); "
-                "a grey frame is taken only with grey='repeat'"
-            )
-        return np.repeat(frame[..., None], 3, axis=2)
-    if frame.ndim != 3 or frame.shape[2] != 3:
-        raise ValueError(f"the frame has shape {frame.shape}: expected (H, W, 3)")
-    return frame
-
-
-# ---- the eighteen of the paper ---------------------------------------------------------------------------
 
 
 def handcrafted(
@@ -418,171 +367,3 @@ def _sums_and_differences(levels: int) -> tuple[NDArray[np.intp], NDArray[np.int
 def _entropy(p: NDArray[Any]) -> float:
     p = p[p > 0]
     return float(-(p @ np.log(p)))
-
-
-# ---- sharpness in each colour ----------------------------------------------------------------------------
-
-
-def patches_of(frame: NDArray[Any], patch_px: int = 300) -> NDArray[np.intp]:
-    """Return the top left corners of patches that do not overlap.
-
-    As many as fit, 5 x 6 of 300 px in 1536 x 2048, in a grid in the middle of the frame. What is left over
-    is left out, half of it at each side; of an odd number the larger half is below and to the right.
-
-    Parameters
-    ----------
-    frame : ndarray, shape (H, W, ...)
-    patch_px : int
-        Side of a patch.
-
-    Returns
-    -------
-    ndarray of int, shape (rows, columns, 2)
-        Row and column of each corner.
-
-    Raises
-    ------
-    ValueError
-        If the frame is smaller than a patch, or a patch has no pixels.
-    """
-    if patch_px < 1:
-        raise ValueError(f"patch_px is {patch_px!r}: expected at least 1")
-    height, width = frame.shape[:2]
-    if min(height, width) < patch_px:
-        raise ValueError(f"the frame is {height} x {width} px: expected at least one patch of {patch_px} px")
-    rows, columns = (n % patch_px // 2 + patch_px * np.arange(n // patch_px) for n in (height, width))
-    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1)
-
-
-def energies_of(patch: NDArray[np.uint8], levels: int = 4) -> NDArray[np.float32]:
-    """Return the log band energies of one patch; `band_energies` gives those of a frame.
-
-    Of x = log(intensity + 8), at each level: half the logarithm of the mean square of x less its mean over
-    3 x 3 px, where all of these lie within the patch. From a level to the next 2 x 2 px become their mean; an
-    odd row or column at the end is left out. Denser staining adds nearly the same to all of them.
-
-    Parameters
-    ----------
-    patch : ndarray of uint8, shape (h, w, 3)
-    levels : int
-        Of the pyramid.
-
-    Returns
-    -------
-    ndarray of float32, shape (levels * 3,)
-        Red, green and blue of the finest level, of the next one, and so on.
-
-    Raises
-    ------
-    ValueError
-        If the patch has no 3 x 3 px left at the last level, or there is no level.
-    """
-    _check_levels(min(patch.shape[:2]), levels)
-    out = np.empty((levels, 3))
-    x = cv2.LUT(patch, _logarithms())
-    for level in range(levels):
-        if level:
-            height, width = (n // 2 for n in x.shape[:2])
-            x = cv2.resize(x[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
-        detail = cv2.blur(x, (3, 3))
-        cv2.subtract(x, detail, detail)
-        inner = detail[1:-1, 1:-1]
-        out[level] = cv2.mean(cv2.multiply(inner, inner))[:3]
-    return (np.log(out + _FLOOR) / 2).astype(np.float32).ravel()
-
-
-def band_energies(
-    frame: NDArray[Any], patch_px: int = 300, levels: int = 4, *, grey: str = "refuse"
-) -> NDArray[np.float32]:
-    """Return the log band energies of all patches of a frame.
-
-    Each is that of its patch alone, see `energies_of`: the pixels around do not matter.
-
-    Parameters
-    ----------
-    frame : ndarray of uint8, shape (H, W, 3)
-    patch_px : int
-        Side of the patches, which lie as `patches_of` says.
-    levels : int
-        Of the pyramid.
-    grey : str
-        As for `as_colour`.
-
-    Returns
-    -------
-    ndarray of float32, shape (rows, columns, levels * 3)
-
-    Raises
-    ------
-    ValueError
-        If the frame is none of colours or smaller than a patch, or a patch too small for the levels.
-    """
-    frame = as_colour(frame, grey)
-    _check_levels(patch_px, levels)
-    corners = patches_of(frame, patch_px)
-    # one by one they stay in the processor's cache: twice as fast as all at once
-    each = [
-        energies_of(frame[row : row + patch_px, column : column + patch_px], levels)
-        for row, column in corners.reshape(-1, 2).tolist()
-    ]
-    return np.stack(each).reshape(*corners.shape[:2], 3 * levels)
-
-
-def content(energies: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Return how much stained content patches have, as a log energy: the coarsest level, mean of the colours.
-
-    Defocus takes the fine levels first, and noise is strongest in them; so patches compare at the coarsest
-    one whatever the focus. It is for comparing patches of one frame.
-
-    Parameters
-    ----------
-    energies : ndarray, shape (..., levels * 3)
-        From `band_energies`.
-
-    Returns
-    -------
-    ndarray, shape (...)
-    """
-    return energies[..., -3:].mean(axis=-1)
-
-
-def choose(energies: NDArray[np.floating], most: int) -> NDArray[np.intp]:
-    """Return which patches have the most stained content, for a network that is to look at fewer.
-
-    Parameters
-    ----------
-    energies : ndarray, shape (rows, columns, levels * 3)
-        From `band_energies`.
-    most : int
-        How many patches to return at most.
-
-    Returns
-    -------
-    ndarray of int, shape (min(most, rows * columns), 2)
-        Row and column in the grid, the one with the most content first; equal ones as they are read.
-
-    Raises
-    ------
-    ValueError
-        If most is less than 1.
-    """
-    if most < 1:
-        raise ValueError(f"most is {most!r}: expected at least 1")
-    ranks = content(energies)
-    order = np.argsort(-ranks.ravel(), kind="stable")[:most]
-    return np.stack(np.unravel_index(order, ranks.shape), axis=-1)
-
-
-@functools.cache
-def _logarithms() -> NDArray[np.float32]:
-    return np.log(np.arange(256) + _DARK).astype(np.float32)
-
-
-def _check_levels(side_px: int, levels: int) -> None:
-    if levels < 1:
-        raise ValueError(f"levels is {levels!r}: expected at least 1")
-    least = 3 * 2 ** (levels - 1)
-    if side_px < least:
-        raise ValueError(
-            f"the patch has a side of {side_px} px: expected at least {least} for {levels} levels"
-        )

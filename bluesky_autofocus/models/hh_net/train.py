@@ -8,28 +8,32 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtr
 
 from bluesky_autofocus.models._dense import dense_arrays
-from bluesky_autofocus.models._training import import_keras, library_versions
-from bluesky_autofocus.models.card import FeatureRecord, ModelCard, ModelInputs, TrainingRecord
-from bluesky_autofocus.models.hh_net._model import (
-    ARCHITECTURE,
-    INPUT_LIMIT,
-    HHNetModel,
-    PatchFacts,
-    disagreement,
+from bluesky_autofocus.models._training import (
+    Progress,
+    cosine_optimiser,
+    distinct_fields,
+    import_keras,
+    library_versions,
+    scale_sigma,
+    tenth_kept_out,
 )
+from bluesky_autofocus.models.card import FeatureRecord, ModelCard, ModelInputs, TrainingRecord
+from bluesky_autofocus.models.hh_net._model import ARCHITECTURE, INPUT_LIMIT, HHNetModel, PatchFacts
+from bluesky_autofocus.models.hh_net.bins import DefocusBins
 from bluesky_autofocus.models.hh_net.classes import INDICES, ClassTable
-from bluesky_autofocus.models.hh_net.features import NAMES, content
-from bluesky_autofocus.models.hh_net.voting import WAYS, certainty, vote, winner
+from bluesky_autofocus.models.hh_net.vectors import PatchVectors
+from bluesky_autofocus.models.hh_net.voting import WAYS, vote, winner
 
 __all__ = ["FrameSet", "TrainingOptions", "judged", "train_hh_net"]
 
 _GOING_ON = 0.2
 """Of the learning rate, where training goes on from a model."""
-_TWO_CLASSES = 1 - math.log(2) / math.log(len(INDICES))
-"""Certainty of two classes that are equally probable, as on the edge between them."""
+_MOST_SIGMA = 1.5
+"""Times the largest uncertainties of a class on frames kept out: what is less sure is not believed."""
+_ANY_UM = 1e6
+"""Uncertainty that is as good as none; cards hold finite numbers."""
 _BINS = 10
 """Of the confidence, in which the calibration error is found."""
 
@@ -48,17 +52,10 @@ class TrainingOptions:
         Number of batches, patches a batch.
     learning_rate, weight_decay : float
         Of AdamW; the rate warms up and falls as a cosine.
-    edge : float
-        Labels are soft: a defocus is taken to be uncertain by this share of the narrowest class.
-    noise, gain : float
-        Added to the band energies: deviation of what differs between them, and of what all have in common,
-        as in a specimen that is stained more densely. In units of the energies, which are logarithms.
-    leave_out : float
-        Share of the patches that are shown without the hand-crafted features of their frame, so that the
-        networks do not depend on them: those of a region's shape change with the size of the frame.
+    noise : float
+        Added to the standardised inputs.
     dropout : float
-        Share of the hidden units that are left out of a step. Fields differ more than a few hundred show, and
-        without it the networks learn these by heart: 84 % of the frames kept out in place of 94 %.
+        Share of the hidden units that are left out of a step.
     most_patches : int
         That are looked at in a frame, those with the most content.
     seed : int
@@ -66,149 +63,161 @@ class TrainingOptions:
     """
 
     networks: int = 3
-    width: int = 96
+    width: int = 128
     depth: int = 2
-    steps: int = 6000
+    steps: int = 12_000
     batch: int = 512
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
-    edge: float = 0.1
-    noise: float = 0.02
-    gain: float = 0.1
-    leave_out: float = 0.3
-    dropout: float = 0.4
-    most_patches: int = 12
+    noise: float = 0.06
+    dropout: float = 0.2
+    most_patches: int = 10
     seed: int = 0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrameSet:
-    """Features of frames whose defocus is known, checked.
+    """Vectors of the patches of frames, and what is known of their focus, checked.
 
     Parameters
     ----------
-    energies : ndarray of float32, shape (n_patches, levels * 3)
-        Band energies.
-    handcrafted : ndarray of float32, shape (n_frames, 18)
-        Features of the frames.
-    defocus_um : ndarray, shape (n_frames,)
-        Image plane minus focus.
+    vectors : ndarray of float32, shape (n_patches, size)
+        Of the patches, those that a model is to look at.
     frames : ndarray of int, shape (n_patches,)
         Which frame each patch belongs to.
+    defocus_um : ndarray, shape (n_frames,)
+        Image plane minus focus; NaN where a person has only said the class.
+    index : ndarray of int, shape (n_frames,)
+        Distance index of these frames; of others it follows from the defocus and is not looked at.
+    field : ndarray of int, shape (n_frames,)
+        Which field each frame shows.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, values are not finite, or a frame has no patch.
+        If shapes do not fit, vectors are not finite, a frame has no patch or no index where it needs one.
     """
 
-    energies: NDArray[np.float32]
-    handcrafted: NDArray[np.float32]
-    defocus_um: NDArray[np.float64]
+    vectors: NDArray[np.float32]
     frames: NDArray[np.intp]
+    defocus_um: NDArray[np.float64]
+    index: NDArray[np.intp]
+    field: NDArray[np.intp]
 
     @classmethod
-    def of(cls, energies: Any, handcrafted: Any, defocus_um: Any, frames: Any) -> "FrameSet":
-        """Make it of arrays of any type."""
+    def of(
+        cls,
+        vectors: ArrayLike,
+        frames: ArrayLike,
+        *,
+        defocus_um: ArrayLike | None = None,
+        index: ArrayLike | None = None,
+        field: ArrayLike | None = None,
+    ) -> "FrameSet":
+        """Make it of arrays of any type; by default each frame shows another field."""
+        n = len(np.asarray(index if defocus_um is None else defocus_um))
         return cls(
-            np.asarray(energies, np.float32),
-            np.asarray(handcrafted, np.float32),
-            np.asarray(defocus_um, np.float64),
+            np.asarray(vectors, np.float32),
             np.asarray(frames, np.intp),
+            np.full(n, np.nan) if defocus_um is None else np.asarray(defocus_um, np.float64),
+            np.zeros(n, np.intp) if index is None else np.asarray(index, np.intp),
+            np.arange(n) if field is None else np.asarray(field, np.intp),
         )
 
     def __post_init__(self) -> None:
-        n_patches, n_frames = self.energies.shape[:1], self.defocus_um.shape
+        shapes = [one.shape for one in (self.vectors, self.frames, self.defocus_um, self.index, self.field)]
+        n_frames = self.defocus_um.shape
         if (
-            self.energies.ndim != 2
-            or self.energies.shape[1] % 3
-            or self.frames.shape != n_patches
-            or self.defocus_um.ndim != 1
-            or self.handcrafted.shape != (*n_frames, len(NAMES))
+            len(shapes[0]) != 2
+            or shapes[1] != shapes[0][:1]
+            or len(n_frames) != 1
+            or {*shapes[2:]} != {n_frames}
         ):
             raise ValueError(
-                f"energies, handcrafted, defocus_um, frames have shapes {self.energies.shape}, "
-                f"{self.handcrafted.shape}, {self.defocus_um.shape}, {self.frames.shape}: expected "
-                f"(n_patches, levels * 3), (n_frames, {len(NAMES)}), (n_frames,), (n_patches,)"
+                f"vectors, frames, defocus_um, index, field have shapes {', '.join(map(str, shapes))}: "
+                "expected (n_patches, size), (n_patches,) and three times (n_frames,)"
             )
-        for name in ("energies", "handcrafted", "defocus_um"):
-            if not np.isfinite(getattr(self, name)).all():
-                raise ValueError(f"{name} has values that are not finite: expected frames with a region")
+        if not np.isfinite(self.vectors).all():
+            raise ValueError("vectors has values that are not finite: expected frames that show something")
         if set(self.frames.tolist()) != set(range(len(self))):
             raise ValueError(f"frames must name each of the {len(self)} frames, from 0, at least once")
+        unknown = set(self.index[~self.measured].tolist()) - set(INDICES)
+        if unknown:
+            raise ValueError(
+                f"index has {unknown.pop()} for a frame of unknown defocus: expected one of "
+                f"{', '.join(map(str, INDICES))}"
+            )
 
     def __len__(self) -> int:
         return len(self.defocus_um)
+
+    @property
+    def measured(self) -> NDArray[np.bool_]:
+        """Of which frames the defocus is known."""
+        return np.isfinite(self.defocus_um)
 
     def only(self, which: NDArray[np.bool_]) -> "FrameSet":
         """Return those frames."""
         patches = which[self.frames]
         number = np.cumsum(which) - 1
         return FrameSet(
-            self.energies[patches],
-            self.handcrafted[which],
-            self.defocus_um[which],
+            self.vectors[patches],
             number[self.frames[patches]],
+            self.defocus_um[which],
+            self.index[which],
+            self.field[which],
         )
 
     def classes(self, table: ClassTable) -> NDArray[np.intp]:
         """Return the place of each frame's class; what is nearer than the limit counts as the last one."""
-        edges = np.array(table.edges_um[1:])
-        return len(INDICES) - 1 - np.searchsorted(edges, self.defocus_um, side="right")
+        last = len(INDICES) - 1
+        measured = last - np.searchsorted(np.array(table.edges_um[1:]), self.defocus_um, side="right")
+        return np.where(self.measured, measured, INDICES[0] - self.index)
 
-    def looked_at(self, most: int) -> list[NDArray[np.intp]]:
-        """Return, for each frame, which patches a model looks at: those with the most content."""
-        order = np.lexsort((-content(self.energies), self.frames))
+    def by_frame(self) -> list[NDArray[np.float32]]:
+        """Return the vectors of each frame."""
+        order = np.argsort(self.frames, kind="stable")
         starts = np.searchsorted(self.frames[order], np.arange(1, len(self)))
-        return [one[:most] for one in np.split(order, starts)]
+        return np.split(self.vectors[order], starts)
 
 
 def train_hh_net(
-    energies: ArrayLike,
-    handcrafted: ArrayLike,
-    defocus_um: ArrayLike,
-    frames: ArrayLike,
+    training: FrameSet,
     *,
+    vectors: PatchVectors,
     table: ClassTable,
     inputs: ModelInputs,
-    fields: ArrayLike | None = None,
     options: TrainingOptions = TrainingOptions(),
-    validation: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike] | None = None,
-    validation_fields: ArrayLike | None = None,
+    validation: FrameSet | None = None,
     start: HHNetModel | None = None,
-    binning: int = 2,
-    crops_seed: int = 0,
     data: str = "",
     valid_for: str = "",
     name: str = "hh-net",
     version: str = "1",
     tolerances: dict[str, float] | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> HHNetModel:
     """Train the networks, then calibrate on frames kept out.
 
+    Where the defocus of frames is known the networks tell it in bins of a twelfth of a class, and further out
+    than the classes where there are such frames. Of frames that were sorted by eye only the class is known;
+    with nothing else, the bins are the classes.
+
     Parameters
     ----------
-    energies, handcrafted, defocus_um, frames : array_like
-        As of `FrameSet`. Where frames were sorted by eye, the defocus is the middle of the class. Frames
-        nearer than the limit of the table count as its last class.
+    training : FrameSet
+    vectors : PatchVectors
+        What its vectors were made with.
     table : ClassTable
         Which defocus the classes mean.
     inputs : ModelInputs
         Optics and patch size, for the card.
-    fields : array_like, shape (n_frames,), optional
-        Which field each frame shows; by default each another. A tenth of them, chosen by the seed, is kept
-        out unless `validation` is given.
     options : TrainingOptions
         How.
-    validation : tuple of array_like, optional
-        The same four of other frames, to calibrate on.
-    validation_fields : array_like, optional
-        Which field each of these shows, for the card; by default each another.
+    validation : FrameSet, optional
+        Other frames, to calibrate on. By default a tenth of the fields, chosen by the seed, is kept out.
     start : HHNetModel, optional
-        To go on from, at a fifth of the rate; `options` must have its sizes.
-    binning, crops_seed : int
-        What the hand-crafted features were made with.
+        To go on from, at a fifth of the rate; with its vectors, bins and sizes.
     data, valid_for, name, version : str
         For the card.
     tolerances : dict, optional
@@ -224,47 +233,44 @@ def train_hh_net(
     Raises
     ------
     ValueError
-        If shapes do not fit, values are not finite, a class has no frame, there are fewer than ten fields,
-        or `start` has other sizes.
+        If vectors are of another size, a class has no frame, there are fewer than ten fields, training does
+        not converge, or `start` is of another kind.
     """
-    training = FrameSet.of(energies, handcrafted, defocus_um, frames)
-    field = np.arange(len(training)) if fields is None else np.asarray(fields)
-    if field.shape != (len(training),):
-        raise ValueError(f"fields has shape {field.shape}: expected ({len(training)},), one for each frame")
-    distinct = np.unique(field)
-    if len(distinct) < 10:
-        raise ValueError(f"there are {len(distinct)} fields: expected at least 10 to train and validate on")
+    if training.vectors.shape[1] != vectors.size:
+        raise ValueError(
+            f"the vectors have {training.vectors.shape[1]} features: expected {vectors.size}, those of "
+            f"{', '.join(vectors.kinds)}"
+        )
+    distinct = distinct_fields(training.field)
     started = time.monotonic()
     rng = np.random.default_rng(options.seed)
     n_frames, n_fields = len(training), len(distinct)
     if validation is None:
-        kept = np.isin(field, rng.choice(distinct, max(1, len(distinct) // 10), replace=False))
+        kept = np.isin(training.field, tenth_kept_out(distinct, rng))
         training, check = training.only(~kept), training.only(kept)
     else:
-        check = FrameSet.of(*validation)
-        n_frames += len(check)
-        n_fields += len(check) if validation_fields is None else len(np.unique(np.asarray(validation_fields)))
+        check = validation
+        n_frames, n_fields = n_frames + len(check), n_fields + len(np.unique(check.field))
     missing = set(range(len(INDICES))) - set(training.classes(table).tolist())
     if missing:
         indices = ", ".join(str(INDICES[number]) for number in sorted(missing))
         raise ValueError(f"there is no frame to train with of the classes of index {indices}")
-    arrays = _train(training, table, options, progress or (lambda done, total: None), start)
-    edges = table.edges_um
+    if start is not None:
+        bins = start.bins
+        _check_start(start, vectors, table, options)
+    elif training.measured.any():
+        known = training.defocus_um[training.measured]
+        bins = DefocusBins.fine(table, float(known.min()), float(known.max()))
+    else:
+        bins = DefocusBins.of_classes(table)
+    arrays = _train(training, table, bins, options, progress or (lambda done, total: None), start)
     card = ModelCard(
         name=name,
         architecture=ARCHITECTURE,
         version=version,
         inputs=inputs,
-        features=FeatureRecord(
-            "band energies of patches, hand-crafted features of the frame",
-            {
-                "patch_px": inputs.patch_px,
-                "levels": training.energies.shape[1] // 3,
-                "binning": binning,
-                "seed": crops_seed,
-            },
-        ),
-        valid_range_um=(edges[0], edges[-1]),
+        features=FeatureRecord(", ".join(vectors.kinds), vectors.to_dict()),
+        valid_range_um=(table.edges_um[0], table.edges_um[-1]),
         training=TrainingRecord(
             data=data,
             fields=n_fields,
@@ -279,12 +285,14 @@ def train_hh_net(
         licence="BSD-3-Clause",
         architecture_parameters={
             "classes": table.to_dict(),
+            "bins_um": bins.edges_um.tolist(),
             "networks": options.networks,
             "most_patches": options.most_patches,
             "temperature": 1.0,
             "strangeness_limit": 1.0,
-            "least_certainty": 0.0,
-            "most_disagreement": 1.0,
+            "sigma_floor_um": 0.0,
+            "sigma_scale": 1.0,
+            "most_sigma_um": [_ANY_UM] * len(INDICES),
             **{f"{key}_tolerance": value for key, value in (tolerances or {}).items()},
         },
     )
@@ -295,75 +303,61 @@ def train_hh_net(
     )
 
 
-def soft_labels(defocus_um: NDArray[np.float64], table: ClassTable, edge: float) -> NDArray[np.float32]:
-    """Return the probabilities of the classes where the defocus is known to within a deviation.
-
-    Parameters
-    ----------
-    defocus_um : ndarray, shape (n,)
-    table : ClassTable
-    edge : float
-        Deviation, as a share of the narrowest class.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, 7)
-    """
-    edges = np.array(table.edges_um)
-    deviation_um = max(edge, 1e-6) * np.diff(edges).min()
-    # the last class has no end below, the first none above
-    below = ndtr((edges[1:] - defocus_um[:, None]) / deviation_um)
-    below = np.pad(below, ((0, 0), (1, 1)), constant_values=((0, 0), (0, 1)))
-    return np.diff(below, axis=1)[:, ::-1].astype(np.float32)
+def _check_start(
+    start: HHNetModel, vectors: PatchVectors, table: ClassTable, options: TrainingOptions
+) -> None:
+    """Refuse to go on from a model of another kind."""
+    said = start.card.training.options
+    for name, wanted, found in (
+        ("features", vectors, start.vectors),
+        ("classes", table, start.table),
+        *((size, getattr(options, size), said.get(size)) for size in ("networks", "width", "depth")),
+    ):
+        if wanted != found:
+            raise ValueError(f"{name} is {wanted}: to go on from {start.card.name} it must be its, {found}")
 
 
 def _train(
     training: FrameSet,
     table: ClassTable,
+    bins: DefocusBins,
     options: TrainingOptions,
-    progress: Callable[[int, int], None],
+    progress: Progress,
     start: HHNetModel | None,
 ) -> dict[str, NDArray[np.float32]]:
-    n_energies = training.energies.shape[1]
-    x = np.concatenate([training.energies, training.handcrafted[training.frames]], axis=1)
+    x = training.vectors
     if start is None:
         mean, deviation = x.mean(axis=0), x.std(axis=0) + 1e-3
     else:
         mean, deviation = (np.asarray(start.arrays[key], np.float32) for key in ("mean", "deviation"))
-        if mean.shape != x.shape[1:] or start.card.architecture_parameters["networks"] != options.networks:
-            raise ValueError(
-                f"{start.card.name} has {start.card.architecture_parameters['networks']} networks of "
-                f"{mean.size} inputs: to go on from it there must be as many, not {options.networks} of "
-                f"{x.shape[1]}"
-            )
     x = (x - mean) / deviation
-    labels = soft_labels(training.defocus_um, table, options.edge)
     number = training.classes(table)
+    known = training.measured
+    labels = bins.labels_of_classes(number)
+    labels[known] = bins.soft_labels(training.defocus_um[known])
     # each class counts as much as the others
     weight = 1 / np.bincount(number, minlength=len(INDICES)).clip(1)[number]
+    weight = (weight / weight.mean()).astype(np.float32)
     arrays: dict[str, NDArray[np.float32]] = {"mean": mean, "deviation": deviation}
+    total = options.networks * options.steps
     for index in range(options.networks):
         trained = _train_network(
             x,
-            labels[training.frames],
-            (weight / weight.mean())[training.frames].astype(np.float32),
-            deviation[:n_energies],
+            training.frames,
+            (labels, known, weight),
             options,
             index,
-            lambda done, index=index: progress(
-                index * options.steps + done, options.networks * options.steps
-            ),
+            lambda done, index=index: progress(index * options.steps + done, total),
             start,
         )
         arrays |= {f"network{index}.{key}": array for key, array in trained.items()}
-    return arrays | _familiar(x[:, :n_energies], number[training.frames])
+    return arrays | _familiar(x, number[training.frames])
 
 
 def _train_network(
     x: NDArray[np.float32],
-    labels: NDArray[np.float32],
-    weight: NDArray[np.float32],
-    deviation: NDArray[np.float32],
+    frames: NDArray[np.intp],
+    truth: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
     options: TrainingOptions,
     index: int,
     progress: Callable[[int], None],
@@ -372,54 +366,37 @@ def _train_network(
     """Return the arrays of one network."""
     keras, tf = import_keras()
     keras.utils.set_random_seed(options.seed + 1000 * index)
-    n, size = x.shape
-    n_energies = len(deviation)
     layers = []
     for _ in range(options.depth):
         layers.append(keras.layers.Dense(options.width, activation="relu", kernel_initializer="he_normal"))
         layers.append(keras.layers.Dropout(options.dropout))
-    model = keras.Sequential([keras.Input((size,)), *layers, keras.layers.Dense(len(INDICES))])
+    n_bins = truth[0].shape[1]
+    model = keras.Sequential([keras.Input((x.shape[1],)), *layers, keras.layers.Dense(n_bins)])
     rate = options.learning_rate
     if start is not None:
         names = [f"network{index}.{kind}{depth}" for depth in range(options.depth + 1) for kind in _KINDS]
-        try:
-            model.set_weights([start.arrays[name] for name in names])
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"the networks of {start.card.name} are of other sizes: to go on from it options must have "
-                "the same width and depth"
-            ) from error
+        model.set_weights([start.arrays[name] for name in names])
         rate *= _GOING_ON
-    schedule: Any = keras.optimizers.schedules.CosineDecay(
-        0.05 * rate,
-        options.steps,
-        warmup_target=rate,
-        warmup_steps=max(20, options.steps // 20),
-        alpha=0.01,
-    )
-    optimiser = keras.optimizers.AdamW(schedule, weight_decay=options.weight_decay, clipnorm=1.0)
     variables = model.trainable_variables
-    optimiser.build(variables)
-    stored, wanted, counts = tf.constant(x), tf.constant(labels), tf.constant(weight)
-    per_energy = tf.constant(1 / deviation)
+    optimiser = cosine_optimiser(keras, variables, rate, options.steps, weight_decay=options.weight_decay)
+    stored, of_frame = tf.constant(x), tf.constant(frames)
+    labels, known, weight = map(tf.constant, truth)
 
     @tf.function
     def steps(count: Any) -> None:
         for _ in tf.range(count):
-            which = tf.random.uniform((options.batch,), 0, n, tf.int32)
-            rows = tf.gather(stored, which)
-            common = options.gain * tf.random.normal((options.batch, 1))
-            own = options.noise * tf.random.normal((options.batch, n_energies))
-            shown = tf.cast(tf.random.uniform((options.batch, 1)) >= options.leave_out, tf.float32)
-            rows = tf.concat(
-                [rows[:, :n_energies] + (common + own) * per_energy, rows[:, n_energies:] * shown], axis=1
-            )
+            which = tf.random.uniform((options.batch,), 0, len(x), tf.int32)
+            frame = tf.gather(of_frame, which)
+            rows = tf.gather(stored, which) + options.noise * tf.random.normal((options.batch, x.shape[1]))
             rows = tf.clip_by_value(rows, -INPUT_LIMIT, INPUT_LIMIT)
+            wanted = tf.gather(labels, frame)
             with tf.GradientTape() as tape:
-                loss = tf.nn.softmax_cross_entropy_with_logits(
-                    tf.gather(wanted, which), model(rows, training=True)
-                )
-                loss = tf.reduce_mean(loss * tf.gather(counts, which))
+                log_p = tf.nn.log_softmax(model(rows, training=True))
+                exact = -tf.reduce_sum(wanted * log_p, axis=1)
+                # of a class it does not matter which of its bins
+                only_class = -tf.reduce_logsumexp(tf.math.log(wanted) + log_p, axis=1)
+                loss = tf.where(tf.gather(known, frame), exact, only_class)
+                loss = tf.reduce_mean(loss * tf.gather(weight, frame))
             optimiser.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
 
     for done in range(0, options.steps, 50):
@@ -433,7 +410,7 @@ _KINDS = ("kernel", "bias")
 
 
 def _familiar(x: NDArray[np.float32], number: NDArray[np.intp]) -> dict[str, NDArray[np.float32]]:
-    """Return mean and principal axes of the standardised energies of each class, see `HHNetModel`."""
+    """Return mean and principal axes of the standardised vectors of each class, see `HHNetModel`."""
     means, axes = [], []
     for one in range(len(INDICES)):
         of_class = x[number == one].astype(np.float64)
@@ -453,10 +430,7 @@ def _familiar(x: NDArray[np.float32], number: NDArray[np.intp]) -> dict[str, NDA
 
 def facts_of(model: HHNetModel, frames: FrameSet) -> list[PatchFacts]:
     """Return what the networks of a model say of each frame."""
-    return [
-        model.facts(frames.energies[which], of_frame)
-        for which, of_frame in zip(frames.looked_at(model.most_patches), frames.handcrafted, strict=True)
-    ]
+    return [model.facts(one) for one in frames.by_frame()]
 
 
 def judged(model: HHNetModel, frames: FrameSet) -> dict[str, float]:
@@ -472,36 +446,42 @@ def judged(model: HHNetModel, frames: FrameSet) -> dict[str, float]:
     dict
         ``frames``; ``patch_accuracy``; for each way of voting ``frame_accuracy_WAY``; by certainty
         ``within_one`` (share within one class), ``wrong_sign`` (share put on the other side of focus),
-        ``calibration_error`` (expected, of ten equal bins of the highest probability), ``refused``, and
-        ``believed_wrong``, how many of those accepted are more than one class off. The first ones again
-        with ``_off_edge``, without frames within 5 % of an edge between classes.
+        ``calibration_error`` (expected, of ten equal bins of the highest probability). The same again with
+        ``_off_edge``, without frames within 5 % of an edge between classes. Of frames whose defocus is known,
+        within what is measured: ``rmse_um``, ``median_um``, ``p99_um`` and ``max_um`` of the error, and
+        ``within_two_sigma``. ``refused``, and ``believed_wrong``, how many of those accepted are more than
+        one class off.
     """
     facts = facts_of(model, frames)
-    p = {way: np.stack([vote(one.probabilities, way) for one in facts]) for way in WAYS}
+    classes = [model.bins.classes(one.probabilities) for one in facts]
+    p = {way: np.stack([vote(one, way) for one in classes]) for way in WAYS}
     truth = frames.classes(model.table)
-    patches = [
-        float(np.mean(winner(one.probabilities) == number)) for one, number in zip(facts, truth, strict=True)
-    ]
-    inside = frames.defocus_um >= model.table.limit_um
-    off_edge = np.array(
-        [
-            within and not model.table.near_edge(defocus)
-            for within, defocus in zip(inside, frames.defocus_um.tolist(), strict=True)
-        ]
-    )
-    figures: dict[str, float] = {"frames": len(frames)}
+    patches = np.array([np.mean(winner(one) == number) for one, number in zip(classes, truth, strict=True)])
+    off_edge = np.array([model.table.off_edge(one) for one in frames.defocus_um.tolist()])
+    figures: dict[str, float] = {"frames": len(frames), "frames_off_edge": int(off_edge.sum())}
     for suffix, which in (("", np.full(len(frames), True)), ("_off_edge", off_edge)):
         if which.any():
             found = _figures({way: one[which] for way, one in p.items()}, truth[which])
-            found["patch_accuracy"] = float(np.mean(np.array(patches)[which]))
+            found["patch_accuracy"] = float(patches[which].mean())
             figures |= {f"{name}{suffix}": value for name, value in found.items()}
-    figures["frames_off_edge"] = int(off_edge.sum())
-    believed = np.array([model.judge(one).accepted for one in facts])
+    said = [model.judge(one) for one in facts]
+    believed = np.array([one.accepted for one in said])
     off = np.abs(winner(p["certainty"]) - truth)
+    figures |= {"refused": float(1 - believed.mean()), "believed_wrong": int((believed & (off > 1)).sum())}
+    low_um, high_um = model.bins.range_um
+    inside = believed & (frames.defocus_um > low_um) & (frames.defocus_um < high_um)
+    if not inside.any():
+        return figures
+    error = np.array([one.defocus_um for one in said])[inside] - frames.defocus_um[inside]
+    sigma = np.array([one.sigma_um for one in said])[inside]
+    size = np.abs(error)
     return {
         **figures,
-        "refused": float(1 - believed.mean()),
-        "believed_wrong": int((believed & (off > 1)).sum()),
+        "rmse_um": float(np.sqrt(np.mean(error**2))),
+        "median_um": float(np.median(size)),
+        "p99_um": float(np.quantile(size, 0.99)),
+        "max_um": float(size.max()),
+        "within_two_sigma": float(np.mean(size <= 2 * sigma)),
     }
 
 
@@ -523,34 +503,48 @@ def _figures(p: dict[str, NDArray[np.float64]], truth: NDArray[np.intp]) -> dict
 def _calibrated(card: ModelCard, arrays: dict[str, NDArray[np.float32]], check: FrameSet) -> ModelCard:
     """Return the card with temperature, limits and figures, by frames that no network was trained on."""
 
-    def changed(**parameters: float) -> HHNetModel:
+    def changed(**parameters: Any) -> HHNetModel:
         both = {**model.card.architecture_parameters, **parameters}
         return HHNetModel(dataclasses.replace(model.card, architecture_parameters=both), arrays)
 
     model = HHNetModel(card, arrays)
     truth = check.classes(model.table)
+    rows = np.arange(len(truth))
     best = (math.inf, 1.0)
     for temperature in np.geomspace(0.25, 8, 26):
         facts = facts_of(changed(temperature=float(temperature)), check)
-        p = np.stack([vote(one.probabilities) for one in facts])
-        loss = -np.log(np.maximum(p[np.arange(len(truth)), truth], 1e-6)).mean()
+        p = np.stack([vote(model.bins.classes(one.probabilities)) for one in facts])
+        loss = -np.log(np.maximum(p[rows, truth], 1e-6)).mean()
         best = min(best, (float(loss), float(temperature)))
     model = changed(temperature=best[1])
     facts = facts_of(model, check)
-    p = np.stack([vote(one.probabilities) for one in facts])
+    p = np.stack([vote(model.bins.classes(one.probabilities)) for one in facts])
     if np.mean(np.abs(winner(p) - truth) <= 1) < 0.5:
         raise ValueError(
             "training did not converge: most frames kept out are more than one class off; use more frames "
             "or steps"
         )
-    sure = certainty(p)
-    apart = [disagreement(one.probabilities, int(n)) for one, n in zip(facts, winner(p), strict=True)]
-    # as strange, and as much at odds, as the worst of a few hundred frames and a little more; but two
-    # neighbouring classes between which it cannot decide are always believed
-    model = changed(
-        strangeness_limit=1.1 * float(np.quantile([one.strangeness for one in facts], 0.999)),
-        least_certainty=float(np.clip(np.quantile(sure, 0.005), 0.3, 0.9 * _TWO_CLASSES)),
-        most_disagreement=float(np.clip(1.2 * np.quantile(apart, 0.995), 0.2, 0.5)),
-    )
+    # as strange as the strangest of a few hundred frames and a little more
+    strangeness = float(np.quantile([one.strangeness for one in facts], 0.999))
+    model = changed(strangeness_limit=1.1 * strangeness, **_uncertainty(model, facts, check))
     figures = {f"validation_{name}": value for name, value in judged(model, check).items()}
     return dataclasses.replace(model.card, figures=figures)
+
+
+def _uncertainty(model: HHNetModel, facts: list[PatchFacts], check: FrameSet) -> dict[str, Any]:
+    """Return how the deviation of the patches becomes an uncertainty, and the largest one of each class."""
+    means, raw = np.array([model.bins.mean(one.probabilities) for one in facts]).T
+    low_um, high_um = model.bins.range_um
+    known = (check.defocus_um > low_um) & (check.defocus_um < high_um)
+    if known.any():
+        floor_um, scale = scale_sigma((means - check.defocus_um)[known], raw[known])
+    else:
+        # of frames that were sorted by eye: as finely as the classes are wide
+        floor_um, scale = float(np.diff(model.table.edges_um).max()) / math.sqrt(12), 1.0
+    sigma_um = np.hypot(scale * raw, floor_um)
+    number = check.classes(model.table)
+    most = [
+        _MOST_SIGMA * float(np.quantile(sigma_um[number == one], 0.995)) if (number == one).any() else _ANY_UM
+        for one in range(len(INDICES))
+    ]
+    return {"sigma_floor_um": floor_um, "sigma_scale": scale, "most_sigma_um": most}

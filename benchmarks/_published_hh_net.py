@@ -1,0 +1,70 @@
+"""HH-Net as published, trained on simulated smears, for the comparison with the default."""
+
+import dataclasses
+import hashlib
+import json
+import time
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from bluesky_autofocus.models.hh_net.features import EmptyRegionError, handcrafted
+from bluesky_autofocus.models.hh_net.patches import patches_of
+from bluesky_autofocus.models.hh_net.published import PublishedModel, PublishedOptions
+from bluesky_autofocus.models.hh_net.voting import WAYS, vote, winner
+from bluesky_autofocus.training import published_hh_net
+from bluesky_autofocus.training._simulating import CACHE
+from bluesky_autofocus.training.hh_net import PATCH_PX, TABLE, SmearRecipe, field_frames
+
+__all__ = ["OPTIONS", "figures_of", "published_model"]
+
+TEST = SmearRecipe(490_000, 200, defocus_um=(-15.0, 27.0), tail_share=0.0)
+OPTIONS = PublishedOptions(width=1 / 16, epochs=12, patience=12)
+"""As wide as can be trained on two cores in half an hour."""
+
+
+def published_model() -> PublishedModel:
+    """Train it, unless that was done before on this machine."""
+    said = [dataclasses.asdict(OPTIONS), published_hh_net.TRAINING.key, published_hh_net.SHOWN]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    path = CACHE / f"hh-net-published-{digest[:12]}.h5"
+    if not path.exists():
+        started = time.monotonic()
+        published_hh_net.train(OPTIONS).save(path)
+        print(f"published network: {(time.monotonic() - started) / 60:.1f} min, simulation included")
+    return PublishedModel.load(path)
+
+
+def figures_of(model: PublishedModel, fields: int, show: bool = True) -> dict[str, Any]:
+    """Return its accuracy on fresh frames, with the keys that `judged` has."""
+    found: dict[str, list[float]] = {name: [] for name in ("patch", *WAYS, "off_edge", "within", "sign")}
+    focused = 4
+    for index in tqdm(range(min(fields, TEST.count)), "published", disable=not show):
+        for frame, defocus_um in zip(*field_frames(TEST, TEST.first_seed + index), strict=True):
+            try:
+                of_frame = handcrafted(frame)
+            except EmptyRegionError:
+                continue
+            corners = patches_of(frame, PATCH_PX)
+            patches = np.stack([frame[y : y + PATCH_PX, x : x + PATCH_PX] for y, x in corners.tolist()])
+            p = model.probabilities(patches, of_frame)
+            truth = 4 - TABLE.index_of(defocus_um)
+            found["patch"].append(float(np.mean(winner(p) == truth)))
+            for way in WAYS:
+                found[way].append(float(winner(vote(p, way)) == truth))
+            number = int(winner(vote(p)))
+            found["off_edge"].append(float(TABLE.off_edge(defocus_um)))
+            found["within"].append(float(abs(number - truth) <= 1))
+            found["sign"].append(float((number - focused) * (truth - focused) < 0))
+    arrays = {name: np.array(values) for name, values in found.items()}
+    off_edge = arrays["off_edge"] > 0
+    return {
+        "frames": len(off_edge),
+        "patch_accuracy": float(arrays["patch"].mean()),
+        **{f"frame_accuracy_{way}": float(arrays[way].mean()) for way in WAYS},
+        "frames_off_edge": int(off_edge.sum()),
+        "frame_accuracy_certainty_off_edge": float(arrays["certainty"][off_edge].mean()),
+        "within_one": float(arrays["within"].mean()),
+        "wrong_sign": float(arrays["sign"].mean()),
+    }
