@@ -3,15 +3,15 @@
 import math
 
 from bluesky import plan_stubs as bps
-from bluesky.protocols import Stoppable
 from bluesky.utils import MsgGenerator, plan
 
-from bluesky_autofocus.plans._correcting import correct
-from bluesky_autofocus.plans._criteria import Criteria
+from bluesky_autofocus.plans._correcting import correct, estimate_of
+from bluesky_autofocus.plans._criteria import Criteria, Estimate
 from bluesky_autofocus.plans._exposing import Exposure
 from bluesky_autofocus.plans._moving import Approach, check_reachable, interval_um
 from bluesky_autofocus.plans._operation import Operation, check_positive, start_of
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, RunningAxis
+from bluesky_autofocus.plans._running import check_running, run_at
 from bluesky_autofocus.records import Reading, Reason, Verdict
 from bluesky_autofocus.search import ApproachLaw, Conclusion
 
@@ -98,11 +98,7 @@ def approach_focus(
     ReadingTimeoutError, NotSubscribedError, AnalysisError
         As for the other stubs. The axis is stopped and put back.
     """
-    if not isinstance(axis, RunningAxis):
-        raise ValueError(f"axis {getattr(axis, 'name', axis)!r} has no velocity mode: it needs a `velocity`")
-    velocity_of_axis = axis.velocity
-    if not isinstance(velocity_of_axis, Stoppable):
-        raise ValueError(f"the velocity of axis {axis.name!r} has no stop(): a pause would not stop its run")
+    axis = check_running(axis)
     law = ApproachLaw(default_velocity, class_width_um, gain, stop_index, reaction_s)
     low_um, high_um = interval_um("travel_um", travel_um)
     if axis_sign not in (1, -1):
@@ -138,17 +134,21 @@ def approach_focus(
 
     def halt() -> MsgGenerator[None]:
         if operation.travel.moved:
-            yield from bps.abs_set(axis.velocity, 0.0, wait=True)
+            yield from run_at(axis, 0.0)
 
-    def run_at(velocity_um_s: float) -> MsgGenerator[None]:
+    def go_on_at(velocity_um_s: float) -> MsgGenerator[None]:
         operation.travel.ran()  # before it does: whatever fails, it is put back
-        yield from bps.abs_set(axis.velocity, velocity_um_s, wait=True)
+        yield from run_at(axis, velocity_um_s)
         # what goes on after a pause begins with a frame: this velocity was right for where it was
         yield from bps.checkpoint()
 
+    followed = False
+
     def run_there() -> MsgGenerator[Conclusion | None]:
         """Run until the axis is there; return why it is not."""
+        nonlocal followed
         useless, velocity, seen_s = 0, 0.0, None
+        first: Estimate | None = None
         while len(operation.exposures) + at_rest < budget:
             exposure = yield from operation.expose(Reading("", 0.0, 0.0, "um"), start_um)
             reading = exposure.reading
@@ -161,6 +161,12 @@ def approach_focus(
                     return Conclusion(Reason.UNCERTAIN if reading.accepted else reading.reason)
                 continue
             useless = 0
+            if reading.accepted:
+                now = estimate_of(exposure, axis_sign)
+                first = first or now
+                expected_um = axis_sign * (exposure.position_um - first.focus_um)
+                moved_enough = abs(first.defocus_um - expected_um) >= criteria.nudge_um(now.sigma_um)
+                followed = moved_enough and criteria.follows(now, first, expected_um)
             now_um = yield from bps.rd(axis, default_value=start_um)
             gone_um = now_um - exposure.position_um
             defocus_um = reading.value + axis_sign * gone_um
@@ -180,7 +186,7 @@ def approach_focus(
             )
             if abs(velocity) < SLOWEST * default_velocity:
                 return Conclusion(Reason.OUT_OF_REACH)
-            yield from run_at(velocity)
+            yield from go_on_at(velocity)
         return Conclusion(Reason.NOT_CONVERGED)
 
     def measure(expected_um: float, at_um: float) -> MsgGenerator[Exposure]:
@@ -199,7 +205,14 @@ def approach_focus(
         at_um = yield from bps.rd(axis, default_value=start_um)
         return (
             yield from correct(
-                operation, measure, criteria, at_um=at_um, frames=1, budget=budget, axis_sign=axis_sign
+                operation,
+                measure,
+                criteria,
+                at_um=at_um,
+                frames=1,
+                budget=budget,
+                axis_sign=axis_sign,
+                followed=followed,
             )
         )
 

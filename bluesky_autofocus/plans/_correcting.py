@@ -10,7 +10,13 @@ from bluesky_autofocus.plans._operation import Operation
 from bluesky_autofocus.records import Reason
 from bluesky_autofocus.search import Conclusion
 
-__all__ = ["correct"]
+__all__ = ["correct", "estimate_of"]
+
+
+def estimate_of(exposure: Exposure, axis_sign: int) -> Estimate:
+    """Return where focus is by an exposure whose reading is the defocus."""
+    reading = exposure.reading
+    return Estimate(exposure.position_um - axis_sign * reading.value, reading.value, reading.sigma)
 
 
 def correct(
@@ -22,6 +28,7 @@ def correct(
     frames: int,
     budget: int,
     axis_sign: int,
+    followed: bool = False,
 ) -> MsgGenerator[Conclusion]:
     """Measure, correct, and measure again; return what the criteria conclude, the axis on the focus if found.
 
@@ -42,16 +49,17 @@ def correct(
         How many exposures the whole operation may spend.
     axis_sign : int
         -1 where the defocus rises as the position falls.
+    followed : bool
+        Whether estimates of before have followed the axis, as `Criteria.follows` tells.
     """
     before: Estimate | None = None
-    followed = False
     expected_um = 0.0
     while True:
         exposure = yield from measure(expected_um, at_um)
         reading = exposure.reading
         if not reading.accepted:
             return Conclusion(reading.reason)
-        now = Estimate(exposure.position_um - axis_sign * reading.value, reading.value, reading.sigma)
+        now = estimate_of(exposure, axis_sign)
         conclusion = criteria.conclude(now, before, expected_um, followed)
         focus_um = now.focus_um
         if conclusion is not None:

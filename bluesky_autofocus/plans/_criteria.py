@@ -57,10 +57,16 @@ class Criteria:
         elsewhere = abs(now.defocus_um) > max(accepted_um, self.depth_of_field_um or 0.0)
         if elsewhere or followed or not self.verify:
             return (now.focus_um,)
-        # twice what is accepted: an answer that does not change is never taken for one that does
-        nudge_um = max(self.depth_of_field_um or LEAST_NUDGE_UM, 2 * accepted_um)
+        nudge_um = self.nudge_um(now.sigma_um)
         below, above = min(now.focus_um, at_um) - nudge_um, max(now.focus_um, at_um) + nudge_um
         return (below, above) if direction > 0 else (above, below)
+
+    def nudge_um(self, sigma_um: float) -> float:
+        """Return how far an axis must have moved for it to be seen whether estimates follow it.
+
+        Twice what is accepted: an answer that does not change is never taken for one that does.
+        """
+        return max(self.depth_of_field_um or LEAST_NUDGE_UM, 2 * self._accepted_um(sigma_um))
 
     def follows(self, now: Estimate, before: Estimate, expected_um: float = 0.0) -> bool:
         """Return whether an estimate changed by more than half of what the axis was moved."""
