@@ -411,7 +411,7 @@ if __name__ == "__main__":
         seed=SEED,
         columns=(
             "what", "starts", "found", "reasons", "vouched", "vouched_wrong", "from_blurred_s", "in_focus_s",
-            "done_s", "median_um", "p99_um", "max_um", "max_dof", "within_two_sigma", "overshoot_um", "outside",
-            "exposures",
+            "done_s", "median_um", "p99_um", "max_um", "max_dof", "within_two_sigma", "overshoot_um",
+            "outside", "exposures",
         ),
     )  # fmt: skip

@@ -241,11 +241,52 @@ class TestTrain:
             and set(kept.field) <= set(range(5, 21))
         )
 
+    def test_recorded(self, tmp_path):
+        """Stacks of a smear, collected, and trained on: the network learns what these frames show."""
+        pytest.importorskip("tensorflow")
+        small = ("--fields", 10, "--frame-px", 310, "--step-um", 3, "--sample", "blood", "--seed", 4)
+        assert run("collect", "--instrument", "smear", *small, "--json")[0] == 0
+        output = tmp_path / "trained.h5"
+        train = ("train", "hh-net", "--json", "--run", -1)
+        status, (said,), error = run(*train, "--steps", 300, "--output", output)
+        assert status == 0, error
+        card = HHNetModel.load(output).card
+        assert said["fields"] == card.training.fields == 10 and said["frames"] > 120
+        assert card.training.data.startswith("recorded: ")
+        assert said["figures"]["validation_within_one"] > 0.8
+        again = ("--steps", 20, "--start", output, "--output", tmp_path / "again.h5", "--seed", 1)
+        status, (said,), _ = run(*train, *again)
+        assert status == 0 and said["figures"]["validation_within_one"] > 0.8
+
+    def test_as_published(self, monkeypatch, tmp_path):
+        """Hardly any width and one pass: that it is trained, written, and read by ``predict``."""
+        pytest.importorskip("tensorflow")
+        from bluesky_autofocus.training import published_hh_net
+
+        monkeypatch.setattr(published_hh_net, "CACHE", tmp_path / "cache")
+        monkeypatch.setattr(published_hh_net, "simulated", _here)
+        recipe = SmearRecipe(60, 7, frames=10, frame_px=300, defocus_um=(-15.0, 27.0), tail_share=0.0)
+        monkeypatch.setattr(published_hh_net, "TRAINING", recipe)
+        monkeypatch.setattr(published_hh_net, "SHOWN", 1)
+        output = tmp_path / "published.h5"
+        narrow = ("--published", "--width", 1 / 64, "--epochs", 1, "--output", output, "--json")
+        status, (said,), error = run("train", "hh-net", *narrow)
+        assert status == 0 and said["frames"] > 50, error
+        (frame,), _ = field_frames(SmearRecipe(0, 1, frames=1, frame_px=320), 3)
+        tifffile.imwrite(tmp_path / "smear.tif", frame, photometric="rgb")
+        _, (line,), _ = run("predict", "hh-net", "--weights", output, tmp_path / "smear.tif", "--json")
+        assert (line["patches"], line["model_hash"]) == (1, said["hash"])
+
     def test_what_would_fail_later(self, tmp_path):
         there = tmp_path / "there.h5"
         there.write_bytes(b"")
         for options, complaint in (
             (("--steps", 0), "--steps must be at least 1"),
+            (("--epochs", 0), "--epochs must be at least 1"),
+            (("--class-width-um", 0), "--class-width-um must be positive"),
+            (("--start", tmp_path / "none.h5"), "there is no file"),
+            (("--start", there), "give --run"),
+            (("--published", "--run", "abc"), "give no --run"),
             (("--output", there), "is there already"),
             (("--output", tmp_path / "no" / "folder.h5"), "there is no folder"),
         ):

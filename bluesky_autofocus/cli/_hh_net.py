@@ -10,17 +10,26 @@ from typing import Any
 
 import numpy as np
 
+from bluesky_autofocus.catalog import Catalog
 from bluesky_autofocus.cli._networks import SOME_REFUSED, given_optics, save_trained
 from bluesky_autofocus.cli._predicting import pixel_size_said
-from bluesky_autofocus.models.hh_net import ClassEstimate, HHNetModel
+from bluesky_autofocus.models._model import Model
+from bluesky_autofocus.models._training import shown_progress
+from bluesky_autofocus.models.card import ModelInputs
+from bluesky_autofocus.models.hh_net import ClassEstimate, ClassTable, HHNetModel, load_model
+from bluesky_autofocus.models.hh_net._frame_model import FrameModel
+from bluesky_autofocus.models.hh_net.vectors import PatchVectors
 from bluesky_autofocus.stacks import StackError, _read_image, _read_tiff
 
 __all__ = ["check_hh_net", "predict_hh_net", "train_hh_net"]
 
+PATCH_PX = 300
+"""Side of the patches of a network that is trained from nothing, as published."""
+
 
 def predict_hh_net(options: Namespace) -> int:
     """Print the class of each frame; return 0 if all are accepted, else 1."""
-    model = HHNetModel.load(options.weights)
+    model = load_model(options.weights)
     model.vote, model.grey, model.full_scale = options.vote, options.grey, options.full_scale
     model.check_values(given_optics(options))
     accepted = True
@@ -38,7 +47,7 @@ def predict_hh_net(options: Namespace) -> int:
     return 0 if accepted else SOME_REFUSED
 
 
-def _frames_of(path: Path, model: HHNetModel) -> np.ndarray:
+def _frames_of(path: Path, model: FrameModel) -> np.ndarray:
     """Return the frames of a file, shape (n, H, W) or (n, H, W, 3)."""
     if not path.is_file():
         raise StackError(f"there is no file {path}")
@@ -60,7 +69,7 @@ def _frames_of(path: Path, model: HHNetModel) -> np.ndarray:
     return frames
 
 
-def _said(model: HHNetModel, path: Path, number: int, estimate: ClassEstimate) -> dict[str, Any]:
+def _said(model: FrameModel, path: Path, number: int, estimate: ClassEstimate) -> dict[str, Any]:
     said = dataclasses.asdict(estimate)
     reason, accepted = str(said.pop("reason")), said.pop("accepted")
     return {
@@ -90,18 +99,84 @@ def _told(estimate: ClassEstimate) -> str:
 
 def check_hh_net(options: Namespace) -> None:
     """Find what would fail after minutes of work."""
-    if options.steps is not None and options.steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {options.steps}")
+    for name in ("steps", "epochs"):
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1, got {value}")
+    for name in ("width", "class_width_um", "pixel_size_um", "na", "magnification"):
+        value = getattr(options, name)
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
+    if options.start is not None and not options.start.is_file():
+        raise ValueError(f"there is no file {options.start} to start from")
+    if options.start is not None and not options.run:
+        raise ValueError("--start goes on with recorded frames: give --run")
+    if options.published and options.run:
+        raise ValueError("--published trains on simulated smears: give no --run")
 
 
-def train_hh_net(options: Namespace) -> int:
-    """Train on simulated smears, and write the model with its card."""
-    from bluesky_autofocus.models.hh_net.train import TrainingOptions
-    from bluesky_autofocus.training import hh_net
+def train_hh_net(options: Namespace, catalog: Catalog) -> int:
+    """Train on simulated smears, or on recorded frames, and write the model with its card."""
+    if options.published:
+        model = _published(options)
+    else:
+        from bluesky_autofocus.models.hh_net.train import TrainingOptions
 
-    chosen = TrainingOptions(seed=options.seed)
-    if options.steps is not None:
-        chosen = dataclasses.replace(chosen, steps=options.steps)
-    model = hh_net.train(chosen, show=not options.json)
+        chosen = TrainingOptions(seed=options.seed)
+        if options.steps is not None:
+            chosen = dataclasses.replace(chosen, steps=options.steps)
+        if options.run:
+            model = _trained_on(catalog, options, chosen)
+        else:
+            from bluesky_autofocus.training import hh_net
+
+            model = hh_net.train(chosen, show=not options.json)
     said = model.card.training
     return save_trained(model, options, fields=said.fields, frames=said.frames)
+
+
+def _published(options: Namespace) -> Model:
+    from bluesky_autofocus.models.hh_net.published import PublishedOptions
+    from bluesky_autofocus.training import published_hh_net
+
+    chosen = PublishedOptions(seed=options.seed, width=options.width)
+    if options.epochs is not None:
+        chosen = dataclasses.replace(chosen, epochs=options.epochs)
+    return published_hh_net.train(chosen, show=not options.json)
+
+
+def _trained_on(catalog: Catalog, options: Namespace, chosen: Any) -> Model:
+    from bluesky_autofocus.dataset import labelled_frames, smear_vectors
+    from bluesky_autofocus.models.hh_net.train import train_hh_net
+
+    start = None if options.start is None else HHNetModel.load(options.start)
+    table = ClassTable.of_width(options.class_width_um) if start is None else start.table
+    vectors = PatchVectors(PATCH_PX) if start is None else start.vectors
+    frames = labelled_frames(
+        catalog.client, options.run, table, axis_sign=options.axis_sign, person_only=options.person_only
+    )
+    with shown_progress(not options.json, unit="frame") as show:
+        known, left_out = smear_vectors(frames, vectors, most_patches=chosen.most_patches, progress=show)
+    said = f"{len(known)} frames of {len(np.unique(known.field))} fields of the runs {', '.join(options.run)}"
+    if not options.json:
+        print(said + "".join(f"; left out: {count} {why}" for why, count in left_out.items()), flush=True)
+    with shown_progress(not options.json) as show:
+        return train_hh_net(
+            known,
+            vectors=vectors,
+            table=table,
+            inputs=ModelInputs(
+                illumination="",
+                patch_px=vectors.patch_px,
+                pixel_size_um=options.pixel_size_um,
+                numerical_aperture=options.na,
+                magnification=options.magnification,
+                bit_depth=8,
+                colour="rgb",
+            ),
+            options=chosen,
+            start=start,
+            data=f"recorded: {said}",
+            valid_for="smears like those, on the instrument that recorded them",
+            progress=show,
+        )

@@ -120,7 +120,7 @@ def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None
     add_json(single)
     key = networks.add_parser("key-frame", help="which of a few planes is in focus")
     key.add_argument(
-        "--run", action="append", metavar="UID",
+        "--run", action="append", metavar="RUN",
         help="labelled focal stacks; may be given several times (default: simulate those of the weights that "
         "come with the package)",
     )  # fmt: skip
@@ -135,9 +135,30 @@ def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None
     key.add_argument("--seed", type=int, default=0, help="of everything that is random")
     add_catalog(key)
     add_json(key)
-    smear = networks.add_parser("hh-net", help="the class of focus of a colour frame, from simulated smears")
+    smear = networks.add_parser("hh-net", help="the class of focus of a colour frame of a stained smear")
+    smear.add_argument(
+        "--run", action="append", metavar="RUN",
+        help="frames sorted by eye or with a known focus; may be given several times (default: simulate "
+        "those of the weights that come with the package)",
+    )  # fmt: skip
+    smear.add_argument("--person-only", action="store_true", help="only what a person said of frames")
     smear.add_argument("--output", type=Path, default=Path("hh-net.h5"), help="the model file to write")
+    smear.add_argument(
+        "--start", type=Path, metavar="WEIGHTS", help="go on from this model, with its classes"
+    )
+    smear.add_argument("--class-width-um", type=float, default=6.0, help="of each class of focus")
+    smear.add_argument("--pixel-size-um", type=float, default=0.33, help=_OPTICS["--pixel-size-um"])
+    smear.add_argument("--na", type=float, default=0.4, help=_OPTICS["--na"])
+    smear.add_argument("--magnification", type=float, default=20.0, help="of the objective")
+    smear.add_argument(
+        "--axis-sign", type=int, choices=(1, -1), default=1, help="-1: up brings the plane down"
+    )
     smear.add_argument("--steps", type=int, help="of training")
+    smear.add_argument(
+        "--published", action="store_true", help="the network of Ge et al., on simulated smears"
+    )
+    smear.add_argument("--width", type=float, default=0.125, help="of the published network, 1 as published")
+    smear.add_argument("--epochs", type=int, help="of the published network: passes over the patches")
     smear.add_argument("--seed", type=int, default=0, help="of everything that is random")
     add_catalog(smear)
     add_json(smear)

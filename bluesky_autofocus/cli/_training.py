@@ -28,7 +28,7 @@ def train(options: Namespace, catalog: Catalog) -> int:
     if options.network == "hh-net":
         from bluesky_autofocus.cli._hh_net import train_hh_net
 
-        return train_hh_net(options)
+        return train_hh_net(options, catalog)
     from bluesky_autofocus.models.single_shot import make_features
 
     optics, led = _light(catalog, options)

@@ -308,6 +308,8 @@ def train_(options: Namespace) -> int:
     _quiet()
     catalog = open_catalog(options.catalog)
     try:
+        if getattr(options, "run", None):
+            options.run = [_find_run(catalog.client, name).start["uid"] for name in options.run]
         return train(options, catalog)
     finally:
         catalog.close()

@@ -1,11 +1,11 @@
 """What all models share: a card, arrays, the file that holds both, and the optics of the frames they take."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,9 @@ from bluesky_autofocus.defocus import ModelMismatchError
 from bluesky_autofocus.models.card import ModelCard, ModelFileError, read_model, write_model
 from bluesky_autofocus.optics import LightOptics
 
-__all__ = ["Model", "TolerantModel", "part_of"]
+__all__ = ["Model", "TolerantModel", "load_one_of", "part_of"]
+
+ModelT = TypeVar("ModelT", bound="Model")
 
 _TOLERANCE = 0.05
 _CHECKED = ("pixel_size_um", "magnification", "numerical_aperture")
@@ -147,3 +149,32 @@ def part_of(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[
 def _read_shipped(package: str, name: str) -> tuple[ModelCard, dict[str, NDArray[np.floating]]]:
     with resources.as_file(resources.files(package) / name) as path:
         return read_model(path)
+
+
+def load_one_of(kinds: Sequence[type[ModelT]], path: Path | str | None, tells: str) -> ModelT:
+    """Read a model of whichever kind.
+
+    Parameters
+    ----------
+    kinds : sequence of type
+        Subclasses of `Model`, the one whose weights come with the package first.
+    path : path, optional
+        By default those.
+    tells : str
+        What these models tell, for the error.
+
+    Raises
+    ------
+    ModelFileError
+        If it is none of them, damaged, or newer than this version.
+    """
+    if path is None:
+        return kinds[0].load()
+    card, arrays = read_model(path)
+    for kind in kinds:
+        if kind.architecture == card.architecture:
+            return kind(card, arrays)
+    raise ModelFileError(
+        f"{path}: {card.name} is a {card.architecture!r} network: expected one that tells {tells}, "
+        f"{' or '.join(repr(kind.architecture) for kind in kinds)}"
+    )

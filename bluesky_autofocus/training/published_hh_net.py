@@ -47,7 +47,7 @@ def train(options: PublishedOptions | None = None, *, show: bool = True) -> Publ
         ),
         fields=field,
         options=options or PublishedOptions(),
-        data=f"simulated: {SHOWN} patches of each of {len(classes)} frames of {TRAINING.count} stained smears",
+        data=f"simulated: {SHOWN} patches of each of {len(classes)} frames, {TRAINING.count} stained smears",
         valid_for="simulated stained smears in bright field, 20x/0.4",
         progress=show,
     ).model

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-from bluesky_autofocus.models.card import ModelFileError, read_model
+from bluesky_autofocus.models._model import load_one_of
 from bluesky_autofocus.models.single_shot._model import SingleShotModel
 from bluesky_autofocus.models.single_shot.published import PublishedModel
 
 __all__ = ["load_model"]
-
-_KINDS = {kind.architecture: kind for kind in (SingleShotModel, PublishedModel)}
 
 
 def load_model(path: Path | str | None = None) -> SingleShotModel | PublishedModel:
@@ -24,12 +22,4 @@ def load_model(path: Path | str | None = None) -> SingleShotModel | PublishedMod
     ModelFileError
         If it is no single-shot model, damaged, or newer than this version.
     """
-    if path is None:
-        return SingleShotModel.load()
-    card, arrays = read_model(path)
-    if card.architecture not in _KINDS:
-        raise ModelFileError(
-            f"{path}: {card.name} is a {card.architecture!r} network: expected one that tells the defocus "
-            f"from one frame, {' or '.join(map(repr, _KINDS))}"
-        )
-    return _KINDS[card.architecture](card, arrays)
+    return load_one_of((SingleShotModel, PublishedModel), path, "the defocus from one frame")
