@@ -511,6 +511,7 @@ def _calibrated(card: ModelCard, arrays: dict[str, NDArray[np.float32]], check: 
     truth = check.classes(model.table)
     rows = np.arange(len(truth))
     best = (math.inf, 1.0)
+    # below a quarter a patch would name single bins, and its mean be no finer than these
     for temperature in np.geomspace(0.25, 8, 26):
         facts = facts_of(changed(temperature=float(temperature)), check)
         p = np.stack([vote(model.bins.classes(one.probabilities)) for one in facts])
