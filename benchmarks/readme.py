@@ -51,7 +51,7 @@ SHOWN = {
         "confident_wrong": "the same: confident and wrong",
     },
     "hh_net": {
-        "frame_accuracy_certainty": "stained smears, one colour frame: its class of seven, at continuous distances",
+        "frame_accuracy_certainty": "stained smears, one colour frame, any distance: its class of seven",
         "frame_accuracy_off_edge": "the same, farther than 5 % from an edge between classes",
         "patch_accuracy": "the same, of single patches",
         "rmse_um": "the same: RMSE of the defocus",

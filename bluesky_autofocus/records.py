@@ -98,6 +98,14 @@ class Reading:
         """Return the reading of a frame that cannot be used, with the reason."""
         return cls("", math.nan, unit=unit, accepted=False, reason=reason)
 
+    def recorded(self) -> dict[str, Any]:
+        """Return what is recorded of it, the same keys and types for all readings of an analysis.
+
+        An analysis may have more to say of its frames than a value, and add that.
+        """
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Reading)}
+        return {**fields, "reason": str(self.reason)}
+
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:

@@ -39,6 +39,13 @@ class _ClassReading(Reading):
 
     estimate: ClassEstimate | None = None
 
+    def recorded(self) -> dict[str, Any]:
+        """Return also the distance index of the class, NaN where there is none, and its certainty."""
+        index, certainty = math.nan, math.nan
+        if self.estimate is not None and self.estimate.index is not None:
+            index, certainty = float(self.estimate.index), self.estimate.certainty
+        return {**super().recorded(), "index": index, "certainty": certainty}
+
 
 class FocusClassAnalysis(Analysis):
     """Give the defocus of every colour frame as its reading, in um.

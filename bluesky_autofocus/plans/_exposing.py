@@ -232,12 +232,8 @@ class _RecordedReading(_Record):
         return {"fields": [f"{self.name}_value"]}
 
     def fields(self) -> dict[str, Any]:
-        reading = self._analysis.reading(self._stream)
-        # what an analysis may add to its readings is its own
-        known = {field.name: getattr(reading, field.name) for field in dataclasses.fields(Reading)}
         return {
-            **known,
-            "reason": str(reading.reason),
+            **self._analysis.reading(self._stream).recorded(),
             "stream": self._stream,
             "position_um": self._position_um(),
         }
