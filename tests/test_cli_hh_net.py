@@ -248,7 +248,8 @@ class TestTrain:
         assert run("collect", "--instrument", "smear", *small, "--json")[0] == 0
         output = tmp_path / "trained.h5"
         train = ("train", "hh-net", "--json", "--run", -1)
-        status, (said,), error = run(*train, "--steps", 300, "--output", output)
+        taken = ("--pixel-size-um", 0.33, "--na", 0.4, "--magnification", 20)
+        status, (said,), error = run(*train, *taken, "--steps", 300, "--output", output)
         assert status == 0, error
         card = HHNetModel.load(output).card
         assert said["fields"] == card.training.fields == 10 and said["frames"] > 120
@@ -283,9 +284,14 @@ class TestTrain:
         for options, complaint in (
             (("--steps", 0), "--steps must be at least 1"),
             (("--epochs", 0), "--epochs must be at least 1"),
+            (("--epochs", 3), "--epochs has no effect without --published"),
+            (("--published", "--steps", 3), "--steps has no effect with --published"),
             (("--class-width-um", 0), "--class-width-um must be positive"),
-            (("--start", tmp_path / "none.h5"), "there is no file"),
-            (("--start", there), "give --run"),
+            (("--na", 0.5), "--na has no effect without --run"),
+            (("--run", "abc", "--start", tmp_path / "none.h5"), "there is no file"),
+            (("--run", "abc", "--start", there, "--na", 0.5), "--na has no effect"),
+            (("--run", "abc", "--na", 0.5), "give --pixel-size-um, --magnification"),
+            (("--start", there), "--start has no effect without --run"),
             (("--published", "--run", "abc"), "give no --run"),
             (("--output", there), "is there already"),
             (("--output", tmp_path / "no" / "folder.h5"), "there is no folder"),

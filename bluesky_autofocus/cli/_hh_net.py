@@ -25,6 +25,9 @@ __all__ = ["check_hh_net", "predict_hh_net", "train_hh_net"]
 
 PATCH_PX = 300
 """Side of the patches of a network that is trained from nothing, as published."""
+CLASS_WIDTH_UM = 6.0
+NARROW = 1 / 8
+"""Width of the published network that can be trained without a graphics card."""
 
 
 def predict_hh_net(options: Namespace) -> int:
@@ -94,6 +97,8 @@ def _told(estimate: ClassEstimate) -> str:
     said = f"{estimate.name} (index {estimate.index}), certainty {estimate.certainty:.2f}"
     if not estimate.accepted:
         return f"refused ({estimate.reason}), {said}"
+    if not estimate.measured:
+        return f"{said}, farther {'above' if estimate.defocus_um > 0 else 'below'} focus than it measures"
     return f"{said}, defocus {estimate.defocus_um:+.1f} +- {estimate.sigma_um:.1f} um"
 
 
@@ -105,14 +110,36 @@ def check_hh_net(options: Namespace) -> None:
             raise ValueError(f"--{name} must be at least 1, got {value}")
     for name in ("width", "class_width_um", "pixel_size_um", "na", "magnification"):
         value = getattr(options, name)
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"--{name.replace('_', '-')} must be positive, got {value}")
-    if options.start is not None and not options.start.is_file():
-        raise ValueError(f"there is no file {options.start} to start from")
-    if options.start is not None and not options.run:
-        raise ValueError("--start goes on with recorded frames: give --run")
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ValueError(f"{_option(name)} must be positive, got {value}")
     if options.published and options.run:
         raise ValueError("--published trains on simulated smears: give no --run")
+    useless = [] if options.published else ["width", "epochs"]
+    useless += ["steps"] if options.published else []
+    useless += [] if options.run else ["start", "class_width_um", *_OPTICS]
+    useless += ["class_width_um", *_OPTICS] if options.start is not None else []
+    for name in useless:
+        if getattr(options, name) is not None:
+            raise ValueError(f"{_option(name)} has no effect {_WHEN[name]}")
+    if options.start is not None and not options.start.is_file():
+        raise ValueError(f"there is no file {options.start} to start from")
+    missing = [_option(name) for name in _OPTICS if getattr(options, name) is None]
+    if options.run and options.start is None and missing:
+        raise ValueError(f"the card needs to know how the frames were taken: give {', '.join(missing)}")
+
+
+_OPTICS = ("pixel_size_um", "na", "magnification")
+_WHEN = {
+    "width": "without --published",
+    "epochs": "without --published",
+    "steps": "with --published: give --epochs",
+    "start": "without --run",
+    **dict.fromkeys(("class_width_um", *_OPTICS), "without --run, or with --start, whose card says it"),
+}
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def train_hh_net(options: Namespace, catalog: Catalog) -> int:
@@ -139,7 +166,7 @@ def _published(options: Namespace) -> Model:
     from bluesky_autofocus.models.hh_net.published import PublishedOptions
     from bluesky_autofocus.training import published_hh_net
 
-    chosen = PublishedOptions(seed=options.seed, width=options.width)
+    chosen = PublishedOptions(seed=options.seed, width=options.width or NARROW)
     if options.epochs is not None:
         chosen = dataclasses.replace(chosen, epochs=options.epochs)
     return published_hh_net.train(chosen, show=not options.json)
@@ -150,8 +177,13 @@ def _trained_on(catalog: Catalog, options: Namespace, chosen: Any) -> Model:
     from bluesky_autofocus.models.hh_net.train import train_hh_net
 
     start = None if options.start is None else HHNetModel.load(options.start)
-    table = ClassTable.of_width(options.class_width_um) if start is None else start.table
+    table = ClassTable.of_width(options.class_width_um or CLASS_WIDTH_UM) if start is None else start.table
     vectors = PatchVectors(PATCH_PX) if start is None else start.vectors
+    if start is None:
+        optics: dict[str, Any] = given_optics(options)
+        inputs = ModelInputs("", vectors.patch_px, bit_depth=8, colour="rgb", **optics)
+    else:
+        inputs = start.card.inputs
     frames = labelled_frames(
         catalog.client, options.run, table, axis_sign=options.axis_sign, person_only=options.person_only
     )
@@ -165,15 +197,7 @@ def _trained_on(catalog: Catalog, options: Namespace, chosen: Any) -> Model:
             known,
             vectors=vectors,
             table=table,
-            inputs=ModelInputs(
-                illumination="",
-                patch_px=vectors.patch_px,
-                pixel_size_um=options.pixel_size_um,
-                numerical_aperture=options.na,
-                magnification=options.magnification,
-                bit_depth=8,
-                colour="rgb",
-            ),
+            inputs=inputs,
             options=chosen,
             start=start,
             data=f"recorded: {said}",

@@ -146,10 +146,10 @@ def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None
     smear.add_argument(
         "--start", type=Path, metavar="WEIGHTS", help="go on from this model, with its classes"
     )
-    smear.add_argument("--class-width-um", type=float, default=6.0, help="of each class of focus")
-    smear.add_argument("--pixel-size-um", type=float, default=0.33, help=_OPTICS["--pixel-size-um"])
-    smear.add_argument("--na", type=float, default=0.4, help=_OPTICS["--na"])
-    smear.add_argument("--magnification", type=float, default=20.0, help="of the objective")
+    smear.add_argument("--class-width-um", type=float, help="of each class of focus (default: 6)")
+    smear.add_argument("--pixel-size-um", type=float, help=_OPTICS["--pixel-size-um"])
+    smear.add_argument("--na", type=float, help=_OPTICS["--na"])
+    smear.add_argument("--magnification", type=float, help="of the objective")
     smear.add_argument(
         "--axis-sign", type=int, choices=(1, -1), default=1, help="-1: up brings the plane down"
     )
@@ -157,7 +157,7 @@ def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None
     smear.add_argument(
         "--published", action="store_true", help="the network of Ge et al., on simulated smears"
     )
-    smear.add_argument("--width", type=float, default=0.125, help="of the published network, 1 as published")
+    smear.add_argument("--width", type=float, help="of the published network, 1 as published (default: 1/8)")
     smear.add_argument("--epochs", type=int, help="of the published network: passes over the patches")
     smear.add_argument("--seed", type=int, default=0, help="of everything that is random")
     add_catalog(smear)

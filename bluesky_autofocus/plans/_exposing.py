@@ -14,10 +14,10 @@ from bluesky import preprocessors as bpp
 from bluesky.protocols import Readable
 from bluesky.utils import MsgGenerator, get_hinted_fields
 
-from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
+from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, RunningAxis
 from bluesky_autofocus.records import Reading, Verdict
 
-__all__ = ["Exposure", "expose", "record_verdict", "wait_reading"]
+__all__ = ["Exposure", "expose", "position_in", "record_verdict", "wait_reading"]
 
 
 class ReadingTimeoutError(TimeoutError):
@@ -83,7 +83,7 @@ def expose(
     otherwise_um = (yield from _read_besides(event, axis)) if event else math.nan
 
     def position_um() -> float:
-        return _position_in(_newest(event, analysis, stream), axis, otherwise_um)
+        return position_in(_newest(event, analysis, stream), axis, detectors[0].name, otherwise_um)
 
     yield from _record(_RecordedReading(analysis, stream, position_um), f"reading_{analysis.name}")
     yield from bps.checkpoint()
@@ -146,21 +146,38 @@ def _read_besides(event: Mapping[str, Any], axis: FocusAxis) -> MsgGenerator[flo
     return float((yield from bps.rd(axis)))
 
 
-def _position_in(values: Mapping[str, Any], axis: FocusAxis, otherwise_um: float) -> float:
+def position_in(
+    values: Mapping[str, Any], axis: FocusAxis, camera: str, otherwise_um: float = math.nan
+) -> float:
+    """Return where an axis was when the frame of an Event was taken.
+
+    NaN where it ran and nobody says when the frame was taken, or when the axis was read.
+
+    Parameters
+    ----------
+    values : mapping
+        Of the Event, by key.
+    axis : FocusAxis
+    camera : str
+        Name of the detector that took the frame.
+    otherwise_um : float
+        If the Event does not hold its position.
+    """
     fields = get_hinted_fields(axis)
-    if len(fields) == 1 and fields[0] in values:
-        return float(values[fields[0]]) - _gone_um(values, axis.name)
-    return otherwise_um
-
-
-def _gone_um(values: Mapping[str, Any], axis: str) -> float:
-    """Return how far an axis ran from when the frame was taken until it was read."""
-    taken = [value for key, value in values.items() if key.endswith("_camera_time_s")]
-    read = values.get(f"{axis}_time_s")
-    velocity = values.get(f"{axis}_actual_velocity", values.get(f"{axis}_velocity"))
-    if len(taken) != 1 or read is None or velocity is None:
-        return 0.0
-    return float(velocity) * (float(read) - float(taken[0]))
+    if len(fields) != 1 or fields[0] not in values:
+        return otherwise_um
+    position_um = float(values[fields[0]])
+    velocity = values.get(f"{axis.name}_actual_velocity", values.get(f"{axis.name}_velocity"))
+    # of axes that cannot run it is the speed of their moves
+    if not isinstance(axis, RunningAxis) or not velocity:
+        return position_um
+    taken = [key for key in values if key.endswith("_camera_time_s")]
+    own = [key for key in taken if key.startswith(camera)]
+    read_s = values.get(f"{axis.name}_time_s")
+    if read_s is None or len(own or taken) != 1:
+        return math.nan
+    (key,) = own or taken
+    return position_um - float(velocity) * (float(read_s) - float(values[key]))
 
 
 def _exposure_s(values: Mapping[str, Any]) -> float:

@@ -11,10 +11,17 @@ from bluesky_autofocus.plans._operation import Operation
 from bluesky_autofocus.plans._protocols import RunningAxis
 from bluesky_autofocus.plans._running import expose_on_the_run, run_at
 from bluesky_autofocus.plans._searching import ExposureAt, follow
-from bluesky_autofocus.records import Reading
+from bluesky_autofocus.records import Reading, Reason
 from bluesky_autofocus.search import Conclusion, Passage, Search
 
 __all__ = ["follow_in_flight"]
+
+PATIENCE = 3
+"""Frames in a row for which the axis may have to stop: then they come too slowly for its speed."""
+
+
+class _TooSlow(Exception):  # noqa: N818 - it ends a search, and is seen by nobody
+    """Frame after frame the axis had to stop."""
 
 
 def follow_in_flight(
@@ -59,7 +66,10 @@ def follow_in_flight(
     passage = Passage(velocity_um_s, furthest_um, reaction_s)
     halt: Callable[[], MsgGenerator[None]] = partial(run_at, axis, 0.0)
 
+    interrupted = 0
+
     def on_the_way(target_um: float) -> MsgGenerator[Exposure]:
+        nonlocal interrupted
         now_um = yield from bps.rd(axis, default_value=begin_um)
         if not passage.goes_on(now_um):
             yield from halt()
@@ -73,7 +83,10 @@ def follow_in_flight(
         left_s = min(passage.left_s(now_um), reaction_s)
         exposure = yield from expose_on_the_run(exposing, halt, left_s)
         still_um_s = yield from bps.rd(axis.velocity, default_value=velocity_um_s)
-        if not still_um_s:
+        interrupted = 0 if still_um_s else interrupted + 1
+        if interrupted >= PATIENCE:
+            raise _TooSlow
+        if interrupted:
             # what is read back may be a rounding error beyond the range
             yield from travel.to(min(max(now_um, travel.low_um), travel.high_um))
             passage.interrupted()
@@ -83,6 +96,9 @@ def follow_in_flight(
         yield from travel.to(begin_um)
         conclusion = yield from follow(search, on_the_way)
         yield from halt()
+    except _TooSlow:
+        yield from halt()
+        return Conclusion(Reason.NOT_ENOUGH_POINTS)
     except Exception:
         yield from halt()  # it is to stand before it is sent back
         raise

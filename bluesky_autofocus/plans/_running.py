@@ -2,8 +2,10 @@
 
 import dataclasses
 import math
+import time
 from collections.abc import Callable
 from typing import Any
+from uuid import uuid4
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
@@ -13,7 +15,10 @@ from bluesky.utils import Msg, MsgGenerator
 from bluesky_autofocus.plans._exposing import Exposure
 from bluesky_autofocus.plans._protocols import RunningAxis
 
-__all__ = ["check_running", "expose_on_the_run", "run_at"]
+__all__ = ["check_running", "expose_on_the_run", "halt_all", "run_at"]
+
+_LEAST_S = 1e-3
+"""A wait of no time at all would not see what is there already."""
 
 
 def check_running(axis: Any) -> RunningAxis:
@@ -34,6 +39,15 @@ def check_running(axis: Any) -> RunningAxis:
 def run_at(axis: RunningAxis, velocity_um_s: float) -> MsgGenerator[None]:
     """Run an axis, or have it go on; at 0 stop it and wait until it stands."""
     yield from bps.abs_set(axis.velocity, velocity_um_s, wait=True)
+
+
+def halt_all(*axes: RunningAxis) -> MsgGenerator[None]:
+    """Stop axes at once, and wait until all of them stand."""
+    if axes:
+        group = f"halt-{uuid4()}"
+        for axis in axes:
+            yield from bps.abs_set(axis.velocity, 0.0, group=group)
+        yield from bps.wait(group)
 
 
 def expose_on_the_run(
@@ -60,10 +74,14 @@ def expose_on_the_run(
         was taken is not known.
     """
     late: list[str] = []
+    left_s = max(left_s, _LEAST_S)
+    # camera and analysis share it
+    deadline_s = time.monotonic() + left_s
 
     def in_time(message: Msg) -> MsgGenerator[Any]:
+        timeout_s = min(max(deadline_s - time.monotonic(), _LEAST_S), left_s)
         try:
-            return (yield message._replace(kwargs={**message.kwargs, "timeout": left_s}))
+            return (yield message._replace(kwargs={**message.kwargs, "timeout": timeout_s}))
         except TimeoutError:
             late.append(message.command)
             yield from halt()
@@ -72,7 +90,8 @@ def expose_on_the_run(
     def watch(message: Msg) -> tuple[MsgGenerator[Any] | None, None]:
         # once halted there is nothing to be in time for
         waits = message.command in ("wait", "wait_for") and not late
-        if waits and (message.kwargs.get("timeout") or math.inf) > left_s:
+        timeout_s = message.kwargs.get("timeout")
+        if waits and (timeout_s is None or timeout_s > left_s):
             return in_time(message), None
         return None, None
 

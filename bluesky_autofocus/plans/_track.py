@@ -12,13 +12,13 @@ from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from bluesky.utils import CustomPlanMetadata, MsgGenerator, plan
 
-from bluesky_autofocus.plans._exposing import Exposure, _position_in, _Record, _record, versions
+from bluesky_autofocus.plans._exposing import Exposure, _Record, _record, position_in, versions
 from bluesky_autofocus.plans._moving import Approach, Travel, check_reachable, interval_um
 from bluesky_autofocus.plans._operation import Operation, check_positive, put_back_all, start_of
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, RunningAxis
-from bluesky_autofocus.plans._running import check_running, expose_on_the_run, run_at
+from bluesky_autofocus.plans._running import check_running, expose_on_the_run, halt_all, run_at
 from bluesky_autofocus.records import Reading, Reason
-from bluesky_autofocus.search import FocusTracker, Passage, TrackingLaw
+from bluesky_autofocus.search import ROOM, FocusTracker, Passage, TrackingLaw
 
 __all__ = ["Tracking", "scan_in_focus", "track_focus"]
 
@@ -229,9 +229,7 @@ def track_focus(
     }
 
     def halt() -> MsgGenerator[None]:
-        for moves, one in ((to_x, fast), (travel, axis)):
-            if moves.moved:
-                yield from run_at(one, 0.0)
+        yield from halt_all(*(one for moves, one in ((travel, axis), (to_x, fast)) if moves.moved))
 
     frames: list[_Fields] = []
     lost_um: list[tuple[float, float]] = []
@@ -242,7 +240,16 @@ def track_focus(
         exposing = operation.expose(Reading("", 0.0, 0.0, "um"), start_um)
         exposure = yield from expose_on_the_run(exposing, halt, left_s)
         recorded = getattr(analysis, "recorded", lambda stream: {})(f"focus_{operation.method}")
-        place_um = (_position_in(recorded, fast, place_um[0]), _position_in(recorded, slow, place_um[1]))
+        camera = detectors[0].name
+        seen_um = [
+            position_in(recorded, one, camera, otherwise)
+            for one, otherwise in zip((fast, slow), place_um, strict=True)
+        ]
+        if math.isfinite(exposure.position_um) and all(map(math.isfinite, seen_um)):
+            place_um = (seen_um[0], seen_um[1])
+        else:  # where it was taken is not known
+            exposure = dataclasses.replace(exposure, position_um=math.nan)
+            seen_um = [math.nan, math.nan]
         was_lost = tracker.lost
         used = _tell(tracker, place_um, exposure, axis_sign=axis_sign, class_width_um=class_width_um)
         if tracker.lost and not was_lost:
@@ -257,8 +264,8 @@ def track_focus(
         frames.append(
             _Fields(
                 "track",
-                x_um=place_um[0],
-                y_um=place_um[1],
+                x_um=seen_um[0],
+                y_um=seen_um[1],
                 z_um=exposure.position_um,
                 velocity_um_s=float(recorded.get(f"{axis.name}_velocity", math.nan)),
                 defocus_um=exposure.reading.value,
@@ -290,7 +297,7 @@ def track_focus(
         travel.ran()  # before it does: whatever fails, it is put back
         yield from run_at(axis, wanted_um_s)
         room_um = high_um - now_um if wanted_um_s > 0 else now_um - low_um
-        return room_um / abs(wanted_um_s) if wanted_um_s else math.inf
+        return ROOM * room_um / abs(wanted_um_s) if wanted_um_s else math.inf
 
     def scan_row(y: float, begin_um: float, end_um: float) -> MsgGenerator[bool]:
         """Scan a row; return whether the budget sufficed."""

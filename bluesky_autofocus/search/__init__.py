@@ -1,6 +1,6 @@
 """Focus searches along one axis: pure decisions, without messages or devices."""
 
-from bluesky_autofocus.search._approach import ApproachLaw
+from bluesky_autofocus.search._approach import ROOM, ApproachLaw
 from bluesky_autofocus.search._blur import BlurTrigger
 from bluesky_autofocus.search._brent import LEAST_BRENT_EXPOSURES, ScalarSolver, bounded_brent, brent_search
 from bluesky_autofocus.search._inverted import inverted
@@ -20,6 +20,7 @@ from bluesky_autofocus.search._tracking import FocusTracker, TrackingLaw
 __all__ = [
     "LEAST_BRENT_EXPOSURES",
     "LEAST_SWEEP_EXPOSURES",
+    "ROOM",
     "ApproachLaw",
     "BlurTrigger",
     "Conclusion",

@@ -3,12 +3,12 @@
 import dataclasses
 import math
 
-__all__ = ["ApproachLaw"]
+__all__ = ["ROOM", "ApproachLaw"]
 
 TOTALLY_BLURRED = 3.5
 """Index from which on frames are totally blurred: how far away focus is cannot be told any more."""
 _MOST_OF_THE_WAY = 0.7
-_ROOM = 0.9
+ROOM = 0.9
 """Part of the room that may be run through: the rest is for braking."""
 
 
@@ -98,5 +98,5 @@ class ApproachLaw:
         # where only the side is known it may begin right behind that border
         way_um = _MOST_OF_THE_WAY * self.width_um * (TOTALLY_BLURRED if math.isinf(index) else index)
         room_um = max(above_um if defocus_um < 0 else below_um, 0.0)
-        speed = min(share * self.default_velocity_um_s, way_um / reaction_s, _ROOM * room_um / slowest_s)
+        speed = min(share * self.default_velocity_um_s, way_um / reaction_s, ROOM * room_um / slowest_s)
         return -math.copysign(speed, defocus_um)

@@ -3,12 +3,12 @@
 import dataclasses
 import math
 
+from bluesky_autofocus.search._approach import ROOM
+
 __all__ = ["Passage"]
 
 _FRAMES_LEFT = 2
 """There must be room for so many more frames: for one, and to come to rest."""
-_ROOM = 0.9
-"""Part of the room that may be run through: the rest is for braking."""
 
 
 @dataclasses.dataclass
@@ -53,7 +53,7 @@ class Passage:
 
     def left_s(self, at_um: float) -> float:
         """Return for how long it may run on from there without being told anything."""
-        return max(_ROOM * self.room_um(at_um) / abs(self.velocity_um_s), 0.0)
+        return max(ROOM * self.room_um(at_um) / abs(self.velocity_um_s), 0.0)
 
     @property
     def longest_s(self) -> float:

@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 
-from bluesky_autofocus.search._approach import TOTALLY_BLURRED, ApproachLaw
+from bluesky_autofocus.search._approach import ROOM, TOTALLY_BLURRED, ApproachLaw
 
 __all__ = ["FocusTracker", "TrackingLaw"]
 
@@ -20,8 +20,6 @@ _STILL = 0.02
 """Class widths from focus within which an axis does nothing about it."""
 _SLOWEST = 1e-4
 """Part of the default velocity that is not worth a command."""
-_ROOM = 0.9
-"""Part of the room that may be run through: the rest is for braking."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +111,9 @@ class FocusTracker:
         return float(self._state[0] + self._state[1:] @ (np.asarray(place_um) - self._place_um))
 
     def miss(self, place_um: tuple[float, float]) -> None:
-        """Take in that a frame at a place said nothing."""
-        self._go(place_um)
+        """Take in that a frame at a place said nothing; NaN if nobody knows where it was."""
+        if all(map(math.isfinite, place_um)):
+            self._go(place_um)
         self._unused += 1
 
     def take(self, place_um: tuple[float, float], focus_um: float, sigma_um: float) -> bool:
@@ -129,6 +128,9 @@ class FocusTracker:
         sigma_um : float
             Its standard uncertainty.
         """
+        if not all(map(math.isfinite, (*place_um, focus_um, sigma_um))):
+            self.miss(place_um)
+            return False
         self._go(place_um)
         variance = max(sigma_um, _LEAST_SIGMA_UM) ** 2
         surprise_um = focus_um - self._state[0]
@@ -215,5 +217,5 @@ class TrackingLaw:
         towards = self._law().velocity_um_s(off_um, below_um, above_um, reaction_s=frame_s)
         wanted = towards + drift_um_s
         room_um = max(above_um if wanted > 0 else below_um, 0.0)
-        speed = min(abs(wanted), self.default_velocity_um_s, _ROOM * room_um / max(frame_s, self.reaction_s))
+        speed = min(abs(wanted), self.default_velocity_um_s, ROOM * room_um / max(frame_s, self.reaction_s))
         return math.copysign(speed, wanted) if speed > _SLOWEST * self.default_velocity_um_s else 0.0

@@ -22,6 +22,7 @@ from bluesky_autofocus.models.hh_net.patches import busiest, coarse_of, patches_
 from bluesky_autofocus.models.hh_net.vectors import PatchVectors
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.records import Reason
+from bluesky_autofocus.simulation import Smear, SmearCamera
 
 PATCH = 48
 TABLE = ClassTable.of_width(6.0)
@@ -213,13 +214,13 @@ class TestEstimate:
         assert beside.defocus_um == pytest.approx(alone.defocus_um, abs=0.05)
 
     @pytest.mark.parametrize(
-        ("defocus_um", "measured"), [(-29.9, False), (-29.4, True), (39.4, True), (39.8, False)]
+        ("defocus_um", "measured"), [(-24.4, False), (-23.6, True), (33.6, True), (34.4, False)]
     )
     def test_beyond_the_bins_only_the_side_is_known(self, model, defocus_um, measured):
         estimate = model.judge(PatchFacts(sure_of(defocus_um), 0.5))
         assert (estimate.measured, estimate.accepted) == (measured, True)
         assert estimate.index == (4 if defocus_um > 0 else -2)
-        assert model.range_um == (-29.5, 39.5)
+        assert model.range_um == (-24, 34)
 
     def test_patches_disagree(self, model):
         """Most are sure of one defocus, a third as sure of one far from it."""
@@ -447,6 +448,7 @@ class TestTraining:
             (lambda: changed(defocus_um=frames.defocus_um * np.nan, index=frames.index + 9), "index has 9"),
             (lambda: changed(defocus_um=np.minimum(frames.defocus_um, 14)), "of the classes of index 4, 3"),
             (lambda: changed(field=np.arange(40) % 5), "there are 5 fields"),
+            (lambda: frames, "4 frames are kept out to calibrate on: expected at least 10"),
         ):
             with pytest.raises(ValueError, match=message):
                 trained_on(training, make())
@@ -494,6 +496,14 @@ class TestShipped:
     def test_noise_is_refused(self, shipped):
         noise = np.random.default_rng(0).integers(60, 230, (600, 600, 3)).astype(np.uint8)
         assert not shipped.estimate(noise).accepted
+
+    @pytest.mark.parametrize("defocus_um", [-95.0, -75.0, -64.0, 64.0, 80.0])
+    def test_from_beyond_what_it_measures_only_the_side_is_told(self, shipped, defocus_um):
+        smear = Smear((77,), (600, 600), 0.33)
+        frame = SmearCamera().frame(smear.image_formation(defocus_um), np.random.default_rng(5))
+        estimate = shipped.estimate(frame)
+        assert not (estimate.accepted and estimate.measured)
+        assert not estimate.accepted or estimate.defocus_um * defocus_um > 0
 
     def test_its_card(self, shipped):
         card = shipped.card

@@ -180,11 +180,12 @@ BINS = DefocusBins.fine(TABLE, -60.0, 60.0)
 
 
 def test_fine_bins_have_the_edges_of_the_classes():
-    assert (BINS.edges_um[0], BINS.edges_um[-1], BINS.range_um) == (-60, 60, (-59.5, 59.5))
+    assert (BINS.edges_um[0], BINS.edges_um[-1], BINS.range_um) == (-60, 60, (-54, 54))
     np.testing.assert_allclose(np.diff(BINS.edges_um), 0.5)
     assert {-9.0, -3.0, 3.0, 9.0, 15.0, 21.0} <= set(BINS.edges_um.tolist())
     uneven = DefocusBins.fine(ClassTable((-20, -9, -3, 3, 7, 15, 21)), 0, 0)
-    assert uneven.range_um[0] == -20 and uneven.edges_um[-1] > 21
+    assert uneven.edges_um[0] == -20 and uneven.edges_um[-1] > 21 and uneven.range_um[0] == -16
+    assert DefocusBins.of_classes(TABLE).range_um == (-15, 21)
     assert (np.diff(uneven.edges_um) <= 1 / 3 + 1e-9).all()
 
 

@@ -151,11 +151,11 @@ def test_without_room_beyond_it_does_not_leave_its_range(
 
 
 def test_the_rest_of_the_bench_may_be_still(make, analysis, run):
-    """An axis that does not go where it is told to run spends the budget, and no more."""
+    """Of an axis that does not go where it is told to run it is soon seen that it does not."""
     bench = make()
     bench.axis.run = lambda velocity_um_s: None
     verdict = run(sweep(bench, analysis, budget=12))
-    assert (verdict.reason, verdict.exposures) == (Reason.NOT_CONVERGED, 11)
+    assert (verdict.reason, verdict.exposures) == (Reason.NOT_ENOUGH_POINTS, 3)
 
 
 class TestNotFound:
@@ -280,7 +280,7 @@ class TestLate:
         assert stops[0] > 30
         assert verdict.exposures == len(documents.events("focus_sweep"))
 
-    def test_all_that_are_late_spend_the_budget(self, RE, bench, stops, run):
+    def test_where_all_are_late_it_gives_up(self, RE, bench, stops, run):
         class Late(SharpnessAnalysis):
             async def settled(self, stream):
                 while bench.axis.running:
@@ -289,7 +289,7 @@ class TestLate:
         late = Late()
         RE.subscribe(late)
         verdict = run(sweep(bench, late, budget=7, velocity_um_s=100.0, reaction_s=0.05))
-        assert (verdict.reason, verdict.exposures) == (Reason.NOT_CONVERGED, 6)
+        assert (verdict.reason, verdict.exposures) == (Reason.NOT_ENOUGH_POINTS, 3)
         assert bench.at_rest and bench.axis.position == START_UM
 
 

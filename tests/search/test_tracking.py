@@ -149,3 +149,13 @@ class TestLaw:
     def test_bad_numbers(self):
         with pytest.raises(ValueError, match="gain must be at most 1, got 2.0"):
             TrackingLaw(1.0, 1.0, gain=2.0)
+
+
+def test_a_place_or_a_reading_that_is_no_number_is_a_miss():
+    tracker = FocusTracker((0.0, 0.0), 10.0, 1.0, patience=3)
+    assert tracker.take((10.0, 0.0), 10.2, 0.1)
+    for place, focus in (((math.nan, 0.0), 10.0), ((20.0, 0.0), math.nan), ((20.0, math.inf), 10.0)):
+        assert not tracker.take(place, focus, 0.1)
+    assert tracker.lost
+    assert tracker.take((30.0, 0.0), 10.3, 0.1) and not tracker.lost
+    assert tracker.expected_um((30.0, 0.0)) == pytest.approx(10.3, abs=0.1)

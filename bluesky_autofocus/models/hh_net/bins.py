@@ -46,7 +46,7 @@ class DefocusBins:
         self.middles_um = (edges[1:] + edges[:-1]) / 2
         self._within_um2 = np.diff(edges) ** 2 / 12
         number = len(INDICES) - 1 - np.searchsorted(inner, self.middles_um)
-        self._begins_at_limit = bool(edges[0] >= table.limit_um)
+        self._margin_um = float(np.diff(table.edges_um).min())
         self._members = np.eye(len(INDICES))[number]
 
     @classmethod
@@ -85,10 +85,13 @@ class DefocusBins:
     def range_um(self) -> tuple[float, float]:
         """Lowest and highest defocus that is measured.
 
-        The outermost bins hold what lies beyond, too; but where the lowest one begins at the limit of the
-        table there is nothing beyond.
+        Frames from beyond the bins are told to be in the outer ones, so nothing that lies within a class of
+        their ends is taken for measured. But classes of frames that were sorted by eye begin at the limit, and
+        there is nothing beyond.
         """
-        return float(self.edges_um[0 if self._begins_at_limit else 1]), float(self.edges_um[-2])
+        if len(self) == len(INDICES):
+            return float(self.edges_um[0]), float(self.edges_um[-2])
+        return float(self.edges_um[0] + self._margin_um), float(self.edges_um[-1] - self._margin_um)
 
     def measures(self, defocus_um: float) -> bool:
         """Return whether a defocus lies where it is measured."""

@@ -32,6 +32,12 @@ _GOING_ON = 0.2
 """Of the learning rate, where training goes on from a model."""
 _MOST_SIGMA = 1.5
 """Times the largest uncertainties of a class on frames kept out: what is less sure is not believed."""
+_LEAST_VARIANCE = 1e-6
+"""Of the standardised vectors of a class along any axis: those of a single patch have none."""
+_LEAST_CHECKED = 10
+"""Frames that uncertainties are calibrated on."""
+_LEAST_SCALE = 0.5
+"""Of the deviation of patches: by few frames it may seem to tell nothing of the error."""
 _ANY_UM = 1e6
 """Uncertainty that is as good as none; cards hold finite numbers."""
 _BINS = 10
@@ -418,7 +424,7 @@ def _familiar(x: NDArray[np.float32], number: NDArray[np.intp]) -> dict[str, NDA
         centred = of_class - means[-1]
         values, vectors = np.linalg.eigh(centred.T @ centred / len(centred))
         # few patches may lie in a plane
-        axes.append(vectors / np.sqrt(np.maximum(values, 1e-5 * values.max())))
+        axes.append(vectors / np.sqrt(np.maximum(values, max(1e-5 * values.max(), _LEAST_VARIANCE))))
     return {
         "familiar.mean": np.array(means, np.float32),
         "familiar.axes": np.array(axes, np.float32),
@@ -507,6 +513,10 @@ def _calibrated(card: ModelCard, arrays: dict[str, NDArray[np.float32]], check: 
         both = {**model.card.architecture_parameters, **parameters}
         return HHNetModel(dataclasses.replace(model.card, architecture_parameters=both), arrays)
 
+    if len(check) < _LEAST_CHECKED:
+        raise ValueError(
+            f"{len(check)} frames are kept out to calibrate on: expected at least {_LEAST_CHECKED}; use more"
+        )
     model = HHNetModel(card, arrays)
     truth = check.classes(model.table)
     rows = np.arange(len(truth))
@@ -539,13 +549,15 @@ def _uncertainty(model: HHNetModel, facts: list[PatchFacts], check: FrameSet) ->
     known = (check.defocus_um > low_um) & (check.defocus_um < high_um)
     if known.any():
         floor_um, scale = scale_sigma((means - check.defocus_um)[known], raw[known])
+        scale = max(scale, _LEAST_SCALE)
     else:
         # of frames that were sorted by eye: as finely as the classes are wide
         floor_um, scale = float(np.diff(model.table.edges_um).max()) / math.sqrt(12), 1.0
     sigma_um = np.hypot(scale * raw, floor_um)
     number = check.classes(model.table)
-    most = [
-        _MOST_SIGMA * float(np.quantile(sigma_um[number == one], 0.995)) if (number == one).any() else _ANY_UM
-        for one in range(len(INDICES))
-    ]
+    largest = {
+        one: _MOST_SIGMA * float(np.quantile(sigma_um[number == one], 0.995)) for one in set(number.tolist())
+    }
+    # a class that none of these frames is of is trusted no further than the least sure of the others
+    most = [largest.get(one, max(largest.values())) for one in range(len(INDICES))]
     return {"sigma_floor_um": floor_um, "sigma_scale": scale, "most_sigma_um": most}
