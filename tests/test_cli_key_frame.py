@@ -367,7 +367,7 @@ def test_what_cannot_be_trained_is_said_before_the_work(recorded, weights, tmp_p
         ((*fine, "--start", tmp_path / "nothing.h5"), "there is no file"),
         ((*fine, "--output", tmp_path / "nowhere" / "m.h5"), "there is no folder"),
         ((*fine, "--start", weights), "to go on from it options must have the same"),
-        (("--run", "01234567"), "there is no run '01234567' in the catalogue"),
+        (("--run", "01234567"), "there is no run 01234567 in the catalogue"),
         (
             (*fine, "--person-only"),
             "no labelled field to train with: 1 labelled as unusable, 10 not labelled",

@@ -29,24 +29,40 @@ from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
 from bluesky_autofocus.plans._track import Tracking, scan_in_focus, track_focus
 from bluesky_autofocus.plans._two_led import two_led_focus
+from bluesky_autofocus.plans._when import EveryExposures, EverySeconds, Farther, Since, When
+from bluesky_autofocus.plans._wrapper import (
+    FocusNotFoundError,
+    PlanConflictError,
+    autofocus_decorator,
+    autofocus_wrapper,
+)
 
 __all__ = [
     "METHODS",
     "Approach",
     "DefocusAnalysis",
+    "EveryExposures",
+    "EverySeconds",
     "Exposure",
+    "Farther",
     "FocusAnalysis",
     "FocusAxis",
+    "FocusNotFoundError",
     "FocusStub",
     "LEDCalibration",
     "PatternLight",
+    "PlanConflictError",
     "ReadingTimeoutError",
     "RunningAxis",
     "ScanAnalysis",
+    "Since",
     "Tracking",
     "UnknownMethodError",
+    "When",
     "approach_focus",
     "autofocus",
+    "autofocus_decorator",
+    "autofocus_wrapper",
     "brent_focus",
     "calibrate_leds",
     "coarse_fine_focus",
