@@ -1,4 +1,4 @@
-"""Which class of focus a frame of a stained smear belongs to: the default, what was tried, the published.
+"""Which class of focus a frame of a stained smear belongs to: the default, and what else was tried.
 
 On 30,000 frames of 3,000 unseen fields at continuous distances, 900 x 900 px or nine patches each; then on
 frames of optics that nothing was trained on; and the time for a frame of 1536 x 2048 px, all in one run.
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
-from benchmarks._published_hh_net import OPTIONS, figures_of, published_model
 from benchmarks._results import Figures, figure, run
+from benchmarks.hh_net_published import OPTIONS
 from bluesky_autofocus.models.hh_net import HHNetModel
 from bluesky_autofocus.models.hh_net.features import handcrafted
 from bluesky_autofocus.models.hh_net.patches import busiest, coarse_of, patches_of, problem_of
@@ -56,13 +56,6 @@ def measure(quick: bool) -> tuple[Figures, list[dict[str, Any]], Any]:
     for kinds in TRIED[:1] if quick else TRIED:
         other = training.train(TrainingOptions(networks=1), kinds=kinds)
         rows.append(_row(" + ".join(kinds), judged(other, test.frame_set(kinds))))
-    published = published_model()
-    rows.append(
-        _row(
-            f"as published, 1/{round(1 / OPTIONS.width)} of its width",
-            figures_of(published, 5 if quick else 200),
-        )
-    )
     strange = [_strange(model, name, options, 3 if quick else 60) for name, options in STRANGE.items()]
     far = _far(model, 5 if quick else 100)
     taken = _times(model, 3 if quick else 25)
