@@ -246,6 +246,7 @@ SLIDE = {
     "unevenness_um": 3.0,
     "smear_options": {"density_per_mm2": (0.0, 4000.0), "covered": (0.0, 1.0)},
     "stage_velocity_limit_um_s": 5000.0,
+    "stage_um": (-50_000.0, 50_000.0),
 }
 """Tilted by 20 um over a row, uneven by 3 um, with tiles on which there is hardly anything."""
 FRAME_S = 0.05
@@ -347,7 +348,7 @@ def measure(quick: bool) -> tuple[Figures, list[dict[str, Any]], Any]:
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         found = [one for some in tqdm(pool.imap(approach_many, jobs), "starts", len(jobs)) for one in some]
         sweeping = pool.apply_async(sweeps, (4 if quick else 40,))
-        stopping = pool.apply_async(stop_and_focus, (10 if quick else 200,))
+        stopping = pool.apply_async(stop_and_focus, (10 if quick else 50,))
         tracked, followed = pool.apply(track, (3, 10) if quick else TILES)
         rows = [
             *(_of_starts([one for one in found if one["way"] == way], way) for way in WAYS),

@@ -49,15 +49,16 @@ _STRANGE_SEED = 495_000
 
 def measure(quick: bool) -> tuple[Figures, list[dict[str, Any]], Any]:
     """Compare all, time the default and the published, and show strange frames."""
-    recipes = training.TEST[:1] if quick else training.TEST
-    test = training.smear_frames(*recipes)
     model = HHNetModel.load()
+    others = {
+        kinds: training.train(TrainingOptions(networks=1), kinds=kinds)
+        for kinds in TRIED[: 1 if quick else None]
+    }
+    strange = [_strange(model, name, options, 3 if quick else 40) for name, options in STRANGE.items()]
+    far = _far(model, 5 if quick else 60)
+    test = training.smear_frames(*training.TEST[: 1 if quick else None])
     rows = [_row("default: spectra", judged(model, test.frame_set(model.vectors.kinds)))]
-    for kinds in TRIED[:1] if quick else TRIED:
-        other = training.train(TrainingOptions(networks=1), kinds=kinds)
-        rows.append(_row(" + ".join(kinds), judged(other, test.frame_set(kinds))))
-    strange = [_strange(model, name, options, 3 if quick else 60) for name, options in STRANGE.items()]
-    far = _far(model, 5 if quick else 100)
+    rows += [_row(" + ".join(kinds), judged(other, test.frame_set(kinds))) for kinds, other in others.items()]
     taken = _times(model, 3 if quick else 25)
     default = rows[0]
     figures = {

@@ -1,7 +1,7 @@
 """HH-Net as published, trained on simulated smears: which class of focus a frame belongs to.
 
-Apart from `hh_net`, for it takes long: 13 convolutions without a graphics card, at a sixteenth of their width.
-What is trained is kept in the cache.
+Apart from `hh_net`, for it takes long: 13 convolutions without a graphics card, at a sixteenth of their
+width. What is trained is kept in the cache.
 """
 
 import dataclasses
@@ -14,7 +14,6 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks._results import Figures, figure, run
-
 from bluesky_autofocus.models.hh_net.features import EmptyRegionError, handcrafted
 from bluesky_autofocus.models.hh_net.patches import patches_of
 from bluesky_autofocus.models.hh_net.published import PublishedModel, PublishedOptions
