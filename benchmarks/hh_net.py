@@ -174,7 +174,7 @@ def _times(model: HHNetModel, repeats: int) -> dict[str, float]:
     facts = model.facts(vectors)
     side = training.PATCH_PX
     patches = np.stack([frame[y : y + side, x : x + side] for y, x in corners.tolist()])
-    inputs = {"handcrafted": np.zeros((5, 18), np.float32)}
+    inputs = {"handcrafted": tf.zeros((5, 18))}
     networks = {}
     for name, width in (("published", 1.0), (f"published, width {OPTIONS.width:g}", OPTIONS.width)):
         network = build(side, width)
@@ -183,8 +183,8 @@ def _times(model: HHNetModel, repeats: int) -> dict[str, float]:
     def whole(name: str) -> Callable[[], None]:
         def once() -> None:
             handcrafted(frame)
-            for start in range(0, len(patches), 5):  # six at a time: more do not fit into the memory
-                networks[name](patches[start : start + 5])
+            for start in range(0, len(patches), 5):  # more at a time do not fit into the memory
+                networks[name](tf.constant(patches[start : start + 5]))
 
         return once
 
