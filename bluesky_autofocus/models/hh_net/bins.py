@@ -86,8 +86,8 @@ class DefocusBins:
         """Lowest and highest defocus that is measured.
 
         Frames from beyond the bins are told to be in the outer ones, so nothing that lies within a class of
-        their ends is taken for measured. But classes of frames that were sorted by eye begin at the limit, and
-        there is nothing beyond.
+        their ends is taken for measured. But classes of frames that were sorted by eye begin at the limit,
+        and there is nothing beyond.
         """
         if len(self) == len(INDICES):
             return float(self.edges_um[0]), float(self.edges_um[-2])
