@@ -79,7 +79,7 @@ def table() -> str:
         figures = json.loads((RESULTS / f"{name}.json").read_text())["figures"]
         for key, text in shown.items():
             entry = figures[key]
-            lines.append(f"| {text} | {entry['value']:.3g} {entry['unit']} | {entry['aim']} |")
+            lines.append(f"| {text} | {entry['value']:.4g} {entry['unit']} | {entry['aim']} |")
     return "\n".join(lines) + "\n"
 
 

@@ -25,6 +25,7 @@ from bluesky_autofocus.plans._protocols import (
     RunningAxis,
     ScanAnalysis,
 )
+from bluesky_autofocus.plans._search import search_focus
 from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
 from bluesky_autofocus.plans._track import Tracking, scan_in_focus, track_focus
@@ -75,6 +76,7 @@ __all__ = [
     "record_verdict",
     "register_method",
     "scan_in_focus",
+    "search_focus",
     "single_shot_focus",
     "sweep_focus",
     "track_focus",

@@ -11,6 +11,7 @@ from bluesky_autofocus.plans._brent import brent_focus
 from bluesky_autofocus.plans._exposing import versions
 from bluesky_autofocus.plans._key_frame import coarse_fine_focus, key_frame_focus
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, FocusStub
+from bluesky_autofocus.plans._search import search_focus
 from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
 from bluesky_autofocus.plans._two_led import two_led_focus
@@ -20,6 +21,7 @@ __all__ = ["METHODS", "UnknownMethodError", "autofocus", "register_method"]
 
 METHODS: dict[str, FocusStub] = {
     "brent": brent_focus,
+    "search": search_focus,
     "sweep": sweep_focus,
     "single_shot": single_shot_focus,
     "two_led": two_led_focus,

@@ -3,6 +3,7 @@
 from bluesky_autofocus.search._approach import ROOM, ApproachLaw
 from bluesky_autofocus.search._blur import BlurTrigger
 from bluesky_autofocus.search._brent import LEAST_BRENT_EXPOSURES, ScalarSolver, bounded_brent, brent_search
+from bluesky_autofocus.search._grid import LEAST_GRID_EXPOSURES, grid_search
 from bluesky_autofocus.search._inverted import inverted
 from bluesky_autofocus.search._key_frames import (
     KeyFrameSearch,
@@ -19,6 +20,7 @@ from bluesky_autofocus.search._tracking import FocusTracker, TrackingLaw
 
 __all__ = [
     "LEAST_BRENT_EXPOSURES",
+    "LEAST_GRID_EXPOSURES",
     "LEAST_SWEEP_EXPOSURES",
     "ROOM",
     "ApproachLaw",
@@ -36,6 +38,7 @@ __all__ = [
     "TrackingLaw",
     "bounded_brent",
     "brent_search",
+    "grid_search",
     "inverted",
     "judge",
     "key_frame_search",
