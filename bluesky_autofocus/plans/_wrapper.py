@@ -135,7 +135,8 @@ def autofocus_wrapper(
         why = due.why(now_s(), at_um)
         if why:
             verdict = yield from watch.in_place_of(msg, focused(why, watch.number(msg)))
-            due.focused(verdict.found, now_s(), at_um)
+            if verdict.reason is not Reason.TOO_SOON:  # nobody has looked for it
+                due.focused(verdict.found, now_s(), at_um)
             if on_failure == "stop" and failed(verdict):
                 raise FocusNotFoundError(verdict)
 

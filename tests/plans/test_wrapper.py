@@ -402,6 +402,7 @@ class TestNotFound:
         assert len(decisions(documents)) == len(documents.events("primary")) == 1
 
     def test_what_is_put_off_is_no_failure(self, RE, bench, wrap, analysis, documents):  # noqa: N803
+        """Nor has anybody focused: it is due still."""
         trigger = BlurTrigger(baseline=5 * bench.score(0.0), min_interval_s=math.inf)
         trigger.focused(None, 0.0)
         focus = partial(
@@ -412,9 +413,10 @@ class TestNotFound:
             trigger=trigger,
             bounds_um=bench.bounds_um,
         )
-        RE(wrap(bp.count([bench.camera], 2), EveryExposures(1), focus, on_failure="stop"))
+        RE(wrap(bp.count([bench.camera], 2), EveryExposures(10), focus, on_failure="stop"))
         reasons = [data["focus_decision_reason"] for data in documents.events("focus_decision")]
         assert reasons == ["too_soon", "too_soon"]
+        assert decisions(documents) == [(1, "not focused yet"), (2, "not focused yet")]
 
 
 def at_message(plan, index, act):
