@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks._results import Figures, figure, run
+from bluesky_autofocus.models.hh_net.classes import class_of
 from bluesky_autofocus.models.hh_net.features import EmptyRegionError, handcrafted
 from bluesky_autofocus.models.hh_net.patches import patches_of
 from bluesky_autofocus.models.hh_net.published import PublishedModel, PublishedOptions
@@ -68,7 +69,7 @@ def published_model() -> PublishedModel:
 def figures_of(model: PublishedModel, fields: int, show: bool = True) -> dict[str, Any]:
     """Return its accuracy on fresh frames, with the keys that `judged` has."""
     found: dict[str, list[float]] = {name: [] for name in ("patch", *WAYS, "off_edge", "within", "sign")}
-    focused = 4
+    focused = class_of(0)
     for index in tqdm(range(min(fields, TEST.count)), "published", disable=not show):
         for frame, defocus_um in zip(*field_frames(TEST, TEST.first_seed + index), strict=True):
             try:
@@ -78,7 +79,7 @@ def figures_of(model: PublishedModel, fields: int, show: bool = True) -> dict[st
             corners = patches_of(frame, PATCH_PX)
             patches = np.stack([frame[y : y + PATCH_PX, x : x + PATCH_PX] for y, x in corners.tolist()])
             p = model.probabilities(patches, of_frame)
-            truth = 4 - TABLE.index_of(defocus_um)
+            truth = class_of(TABLE.index_of(defocus_um))
             found["patch"].append(float(np.mean(winner(p) == truth)))
             for way in WAYS:
                 found[way].append(float(winner(vote(p, way)) == truth))

@@ -3,7 +3,6 @@
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from numbers import Real
 from typing import Any
 from uuid import uuid4
@@ -237,7 +236,7 @@ def collect_focal_stacks(
     put_back: list[Callable[[], MsgGenerator[None]]] = [
         changed.put_back for changed in (lighting, timing) if changed is not None
     ]
-    put_back += [partial(_return, moves) for moves in (travel, *sideways)]
+    put_back += [moves.undo for moves in (travel, *sideways)]
 
     @bpp.stage_decorator([*detectors, axis, *lights, *stage])
     @bpp.run_decorator(md=metadata)
@@ -281,11 +280,6 @@ def _key_of_number(device: Readable) -> MsgGenerator[str]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _return(travel: Travel) -> MsgGenerator[None]:
-    if travel.moved:
-        yield from travel.put_back()
 
 
 class _Numbers(_Record):

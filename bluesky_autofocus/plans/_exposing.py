@@ -37,11 +37,14 @@ class Exposure:
         What the analysis made of the frame.
     exposure_s : float
         Exposure time, NaN where the camera does not say.
+    values : mapping
+        Of the Event, by key; nothing in a dry run.
     """
 
     position_um: float
     reading: Reading
     exposure_s: float
+    values: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def expose(
@@ -90,7 +93,8 @@ def expose(
     if reading is None:
         return None
     # After a pause the exposure was perhaps taken once more: what was recorded is what counts.
-    return Exposure(position_um(), analysis.reading(stream), _exposure_s(_newest(event, analysis, stream)))
+    values = _newest(event, analysis, stream)
+    return Exposure(position_um(), analysis.reading(stream), _exposure_s(values), values)
 
 
 def wait_reading(

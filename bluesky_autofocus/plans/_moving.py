@@ -158,6 +158,11 @@ class Travel:
         self.ran()  # stopped somewhere: the side it was approached from is unknown
         yield from self.to(self.start_um)
 
+    def undo(self) -> MsgGenerator[None]:
+        """Put back, if anything has moved."""
+        if self.moved:
+            yield from self.put_back()
+
     async def _stop(self) -> None:
         """Stop the axis and wait until it says so.
 

@@ -5,7 +5,6 @@ import inspect
 import json
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 from bluesky import plan_stubs as bps
@@ -239,10 +238,9 @@ def track_focus(
         # nothing is known of frames of a dry run but that they are in focus
         exposing = operation.expose(Reading("", 0.0, 0.0, "um"), start_um)
         exposure = yield from expose_on_the_run(exposing, halt, left_s)
-        recorded = getattr(analysis, "recorded", lambda stream: {})(f"focus_{operation.method}")
         camera = detectors[0].name
         seen_um = [
-            position_in(recorded, one, camera, otherwise)
+            position_in(exposure.values, one, camera, otherwise)
             for one, otherwise in zip((fast, slow), place_um, strict=True)
         ]
         if math.isfinite(exposure.position_um) and all(map(math.isfinite, seen_um)):
@@ -267,10 +265,10 @@ def track_focus(
                 x_um=seen_um[0],
                 y_um=seen_um[1],
                 z_um=exposure.position_um,
-                velocity_um_s=float(recorded.get(f"{axis.name}_velocity", math.nan)),
+                velocity_um_s=float(exposure.values.get(f"{axis.name}_velocity", math.nan)),
                 defocus_um=exposure.reading.value,
                 index=exposure.reading.value / class_width_um,
-                certainty=_certainty(exposure.reading),
+                certainty=exposure.reading.recorded().get("certainty", math.nan),
                 focus_um=expected_um,
                 sigma_um=tracker.sigma_um,
                 used=used,
@@ -332,7 +330,7 @@ def track_focus(
         return True
 
     def put_back() -> MsgGenerator[None]:
-        yield from put_back_all([halt, *(partial(_return, moves) for moves in (travel, *sideways))])
+        yield from put_back_all([halt, *(moves.undo for moves in (travel, *sideways))])
 
     yield from bps.checkpoint()
     try:
@@ -442,16 +440,6 @@ def _tell(
     # one that states no uncertainty, or none but the side, is right to about a class
     sigma_um = class_width_um if only_the_side or not math.isfinite(reading.sigma) else reading.sigma
     return tracker.take(place_um, focus_um, sigma_um)
-
-
-def _certainty(reading: Reading) -> float:
-    """Return how certain an analysis that tells classes is of the class; NaN of others."""
-    return float(getattr(getattr(reading, "estimate", None), "certainty", math.nan))
-
-
-def _return(moves: Travel) -> MsgGenerator[None]:
-    if moves.moved:
-        yield from moves.put_back()
 
 
 class _Fields(_Record):

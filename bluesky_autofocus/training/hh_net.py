@@ -211,6 +211,20 @@ def _make(recipe: SmearRecipe, path: os.PathLike[str], show: bool) -> None:
     np.savez(path, **arrays, field=np.repeat(seeds, recipe.frames), seconds=seconds)
 
 
+def smear_inputs() -> ModelInputs:
+    """Return what networks take that are trained on these frames, for their cards."""
+    optics = SmearOptics()
+    return ModelInputs(
+        illumination="",
+        patch_px=PATCH_PX,
+        pixel_size_um=PIXEL_UM,
+        numerical_aperture=optics.numerical_aperture,
+        magnification=optics.magnification,
+        bit_depth=8,
+        colour="rgb",
+    )
+
+
 def train(
     options: TrainingOptions | None = None, *, kinds: Sequence[str] = ("spectra",), show: bool = True
 ) -> HHNetModel:
@@ -219,21 +233,12 @@ def train(
     training, calibration = (smear_frames(*of, show=show) for of in (TRAINING, CALIBRATION))
     minutes = simulation_minutes(*TRAINING, *CALIBRATION)
     fields, others = (sum(one.count for one in of) for of in (TRAINING, CALIBRATION))
-    optics = SmearOptics()
     with shown_progress(show) as progress:
         return train_hh_net(
             training.frame_set(kinds),
             vectors=PatchVectors(PATCH_PX, tuple(kinds)),
             table=TABLE,
-            inputs=ModelInputs(
-                illumination="",
-                patch_px=PATCH_PX,
-                pixel_size_um=PIXEL_UM,
-                numerical_aperture=optics.numerical_aperture,
-                magnification=optics.magnification,
-                bit_depth=8,
-                colour="rgb",
-            ),
+            inputs=smear_inputs(),
             options=options,
             validation=calibration.frame_set(kinds),
             data=(

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_autofocus.models.card import ModelInputs
+from bluesky_autofocus.models.hh_net.classes import class_of
 from bluesky_autofocus.models.hh_net.features import EmptyRegionError, handcrafted
 from bluesky_autofocus.models.hh_net.patches import patches_of
 from bluesky_autofocus.models.hh_net.published import PublishedModel, PublishedOptions, train_published
-from bluesky_autofocus.simulation import SmearOptics
 from bluesky_autofocus.training._simulating import CACHE, simulated
-from bluesky_autofocus.training.hh_net import PATCH_PX, PIXEL_UM, TABLE, SmearRecipe, field_frames
+from bluesky_autofocus.training.hh_net import PATCH_PX, TABLE, SmearRecipe, field_frames, smear_inputs
 
 __all__ = ["SHOWN", "TRAINING", "train"]
 
@@ -28,23 +27,14 @@ SHOWN = 3
 def train(options: PublishedOptions | None = None, *, show: bool = True) -> PublishedModel:
     """Train the published network from its seeds; without a graphics card at a fraction of its width."""
     patches, features, defocus_um, field = _patches(show)
-    classes = np.array([4 - TABLE.index_of(one) for one in defocus_um])
-    optics = SmearOptics()
+    classes = np.array([class_of(TABLE.index_of(one)) for one in defocus_um])
     return train_published(
         patches,
         features,
         classes,
         np.repeat(np.arange(len(classes)), SHOWN),
         table=TABLE,
-        inputs=ModelInputs(
-            illumination="",
-            patch_px=PATCH_PX,
-            pixel_size_um=PIXEL_UM,
-            numerical_aperture=optics.numerical_aperture,
-            magnification=optics.magnification,
-            bit_depth=8,
-            colour="rgb",
-        ),
+        inputs=smear_inputs(),
         fields=field,
         options=options or PublishedOptions(),
         data=f"simulated: {SHOWN} patches of each of {len(classes)} frames, {TRAINING.count} stained smears",

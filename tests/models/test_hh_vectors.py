@@ -5,6 +5,7 @@ import math
 import cv2
 import numpy as np
 import pytest
+from stained import SMEAR, smear
 
 from bluesky_autofocus.models.hh_net.bins import DefocusBins
 from bluesky_autofocus.models.hh_net.classes import ClassTable
@@ -14,7 +15,6 @@ from bluesky_autofocus.models.hh_net.patches import busiest, coarse_of, patches_
 from bluesky_autofocus.models.hh_net.spectra import rings, spectra_of
 from bluesky_autofocus.models.hh_net.vectors import PatchVectors
 from bluesky_autofocus.records import Reason
-from tests.models.test_hh_features import SMEAR, smear
 
 # ---- which patches ---------------------------------------------------------------------------------------
 

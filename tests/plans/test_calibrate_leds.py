@@ -5,9 +5,9 @@ import math
 
 import pytest
 from bluesky import plan_stubs as bps
-from bluesky import preprocessors as bpp
 from bluesky.simulators import summarize_plan
-from bluesky.utils import FailedStatus, Msg, RunEngineInterrupted
+from bluesky.utils import FailedStatus, RunEngineInterrupted
+from interrupting import at_message, pausing, throwing
 from ophyd.utils import LimitError
 
 from bluesky_autofocus.callbacks import AnalysisError, NotSubscribedError, OrientationAnalysis
@@ -254,21 +254,6 @@ class TestBadInput:
         assert capsys.readouterr().out.count("Read ['camera'") == 6
         list(calibrate())
         as_before(bench)
-
-
-def at_message(plan, index, act):
-    seen = iter(range(10_000))
-    return bpp.plan_mutator(plan, lambda msg: (act(msg) if next(seen) == index else None, None))
-
-
-def throwing(msg):
-    yield from ()
-    raise RuntimeError(f"thrown in place of {msg.command}")
-
-
-def pausing(msg):
-    yield Msg("pause")
-    return (yield msg)
 
 
 @pytest.fixture

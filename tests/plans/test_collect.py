@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 from bluesky import RunEngine
-from bluesky import preprocessors as bpp
 from bluesky.simulators import summarize_plan
-from bluesky.utils import Msg, RunEngineInterrupted
+from bluesky.utils import RunEngineInterrupted
+from interrupting import at_message, pausing, throwing
 from ophyd import Signal
 from ophyd.utils import LimitError
 
@@ -151,21 +151,6 @@ def test_a_dry_run(bench, capsys):
     summarize_plan(bench.collect())
     assert capsys.readouterr().out.count("Read ['camera', 'leds', 'z', 'x', 'y', 'field']") == 18
     assert bench.now == before
-
-
-def at_message(plan, index, act):
-    seen = iter(range(10_000))
-    return bpp.plan_mutator(plan, lambda msg: (act(msg) if next(seen) == index else None, None))
-
-
-def throwing(msg):
-    yield from ()
-    raise RuntimeError(f"thrown in place of {msg.command}")
-
-
-def pausing(msg):
-    yield Msg("pause")
-    return (yield msg)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from bluesky import preprocessors as bpp
-from bluesky.utils import Msg, RunEngineInterrupted
+from bluesky.utils import RunEngineInterrupted
+from interrupting import at_message, pausing, throwing
 from ophyd.utils import LimitError
 
 from bluesky_autofocus.callbacks import SharpnessAnalysis
@@ -291,22 +291,6 @@ class TestLate:
         verdict = run(sweep(bench, late, budget=7, velocity_um_s=100.0, reaction_s=0.05))
         assert (verdict.reason, verdict.exposures) == (Reason.NOT_ENOUGH_POINTS, 3)
         assert bench.at_rest and bench.axis.position == START_UM
-
-
-def at_message(plan, index, act):
-    """Let a plan of one's own take the place of message number `index`."""
-    seen = iter(range(10_000))
-    return bpp.plan_mutator(plan, lambda message: (act(message) if next(seen) == index else None, None))
-
-
-def throwing(message):
-    yield from ()
-    raise RuntimeError(f"thrown in place of {message.command}")
-
-
-def pausing(message):
-    yield Msg("pause")
-    return (yield message)
 
 
 class TestInterrupted:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from bluesky.utils import FailedStatus, Msg, RunEngineInterrupted
+from bluesky.utils import FailedStatus, RunEngineInterrupted
+from interrupting import at_message, pausing, throwing
 from ophyd.status import MoveStatus, Status
 
 from bluesky_autofocus.callbacks import AnalysisError, SharpnessAnalysis
@@ -78,22 +79,6 @@ def scene(request, make_bench):
     """Return a bench, and whether there is a focus on it."""
     contrast = SCENARIOS[request.param]
     return (make_bench() if contrast is None else make_bench(contrast)), contrast is None
-
-
-def at_message(plan, index: int, act: Callable[[Msg], object]):
-    """Let a plan of one's own take the place of message number `index`."""
-    seen = iter(range(10_000))
-    return bpp.plan_mutator(plan, lambda msg: (act(msg) if next(seen) == index else None, None))
-
-
-def throwing(msg):
-    yield from ()
-    raise RuntimeError(f"thrown in place of {msg.command}")
-
-
-def pausing(msg):
-    yield Msg("pause")
-    return (yield msg)
 
 
 def end_of(documents) -> str:

@@ -7,9 +7,9 @@ import math
 
 import numpy as np
 import pytest
-from bluesky import preprocessors as bpp
 from bluesky.simulators import summarize_plan
-from bluesky.utils import Msg, RunEngineInterrupted
+from bluesky.utils import RunEngineInterrupted
+from interrupting import at_message, pausing, throwing
 from ophyd.utils import LimitError
 
 from bluesky_autofocus.callbacks import Analysis, FocusClassAnalysis
@@ -360,22 +360,6 @@ class TestPlan:
     def test_a_dry_run_goes_to_its_end(self, make, capsys):
         summarize_plan(track(make(), Eye(), scan_in_focus))
         assert "x_velocity -> 1000" in capsys.readouterr().out
-
-
-def at_message(plan, index, act):
-    """Let a plan of one's own take the place of message number `index`."""
-    seen = iter(range(10_000))
-    return bpp.plan_mutator(plan, lambda message: (act(message) if next(seen) == index else None, None))
-
-
-def throwing(message):
-    yield from ()
-    raise RuntimeError(f"thrown in place of {message.command}")
-
-
-def pausing(message):
-    yield Msg("pause")
-    return (yield message)
 
 
 class TestInterrupted:

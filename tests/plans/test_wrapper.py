@@ -13,6 +13,7 @@ from bluesky import plans as bp
 from bluesky import preprocessors as bpp
 from bluesky.simulators import summarize_plan
 from bluesky.utils import RunEngineInterrupted
+from interrupting import at_message, pausing, throwing
 from ophyd import Signal
 
 from bluesky_autofocus.callbacks import AnalysisError, NotSubscribedError, SharpnessAnalysis
@@ -417,22 +418,6 @@ class TestNotFound:
         reasons = [data["focus_decision_reason"] for data in documents.events("focus_decision")]
         assert reasons == ["too_soon", "too_soon"]
         assert decisions(documents) == [(1, "not focused yet"), (2, "not focused yet")]
-
-
-def at_message(plan, index, act):
-    """Let a plan of one's own take the place of message number `index`."""
-    seen = iter(range(10_000))
-    return bpp.plan_mutator(plan, lambda msg: (act(msg) if next(seen) == index else None, None))
-
-
-def throwing(msg):
-    yield from ()
-    raise RuntimeError(f"thrown in place of {msg.command}")
-
-
-def pausing(msg):
-    yield Msg("pause")
-    return (yield msg)
 
 
 def newest(documents, stream):

@@ -138,10 +138,14 @@ class HHNetModel(FrameModel):
         vectors : ndarray, shape (n_patches, size)
             Of the patches of a frame.
         """
-        x = (vectors - self._mean) / self._deviation
-        inputs = np.clip(x, -INPUT_LIMIT, INPUT_LIMIT)
-        p = np.mean([_softmax(network(inputs) / self._temperature) for network in self._networks], axis=0)
-        return PatchFacts(p, float(np.median(self.strange_parts(vectors)) / self._limit))
+        return PatchFacts(
+            self.probabilities(vectors), float(np.median(self.strange_parts(vectors)) / self._limit)
+        )
+
+    def probabilities(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the probabilities of the bins for patches of these vectors, (n_patches, n_bins)."""
+        inputs = np.clip((vectors - self._mean) / self._deviation, -INPUT_LIMIT, INPUT_LIMIT)
+        return np.mean([_softmax(network(inputs) / self._temperature) for network in self._networks], axis=0)
 
     def strange_parts(self, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return how far the vectors of patches lie from what the training set explains, (n_patches,).

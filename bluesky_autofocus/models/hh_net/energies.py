@@ -4,19 +4,17 @@ Red, green and blue have their focus at different heights, so the ratios of thei
 of focus the specimen lies, which no single colour does. `spectra` tells the same in finer steps.
 """
 
-import functools
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from bluesky_autofocus.models.hh_net.patches import logarithms
 
 __all__ = ["LEVELS", "energies_of"]
 
 LEVELS = 4
 """Of the pyramid, by default."""
 
-_DARK = 8.0
-"""Added to intensities before their logarithm, so that noise in the dark counts little."""
 _FLOOR = 1e-10
 """Least band energy: that of a patch without any detail."""
 
@@ -46,7 +44,7 @@ def energies_of(patch: NDArray[np.uint8], levels: int = LEVELS) -> NDArray[np.fl
     """
     _check_levels(min(patch.shape[:2]), levels)
     out = np.empty((levels, 3))
-    x = cv2.LUT(patch, _logarithms())
+    x = cv2.LUT(patch, logarithms())
     for level in range(levels):
         if level:
             height, width = (n // 2 for n in x.shape[:2])
@@ -56,11 +54,6 @@ def energies_of(patch: NDArray[np.uint8], levels: int = LEVELS) -> NDArray[np.fl
         inner = detail[1:-1, 1:-1]
         out[level] = cv2.mean(cv2.multiply(inner, inner))[:3]
     return (np.log(out + _FLOOR) / 2).astype(np.float32).ravel()
-
-
-@functools.cache
-def _logarithms() -> NDArray[np.float32]:
-    return np.log(np.arange(256) + _DARK).astype(np.float32)
 
 
 def _check_levels(side_px: int, levels: int) -> None:

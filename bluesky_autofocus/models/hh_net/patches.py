@@ -3,6 +3,7 @@
 Frames are RGB of uint8, shape (H, W, 3), in bright field: what is stained is darker than the background.
 """
 
+import functools
 from typing import Any
 
 import cv2
@@ -12,11 +13,13 @@ from numpy.typing import NDArray
 from bluesky_autofocus.records import Reason
 from bluesky_autofocus.sharpness import examine_frame
 
-__all__ = ["GREY", "as_colour", "busiest", "coarse_of", "patches_of", "problem_of"]
+__all__ = ["GREY", "as_colour", "busiest", "coarse_of", "logarithms", "patches_of", "problem_of"]
 
 GREY = ("refuse", "repeat")
 """What can be done with a grey frame."""
 
+_DARK = 8.0
+"""Added to intensities before their logarithm, so that noise in the dark counts little."""
 _DARK_LEVEL = 3.0
 """Grey level: a bright field is never that dark on average in any colour."""
 _MOST_CLIPPED = 0.5
@@ -93,6 +96,12 @@ def patches_of(frame: NDArray[Any], patch_px: int = 300) -> NDArray[np.intp]:
     return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
+@functools.cache
+def logarithms() -> NDArray[np.float32]:
+    """Return the logarithm of intensity of each grey level, shape (256,): stains add up in it."""
+    return np.log(np.arange(256) + _DARK).astype(np.float32)
+
+
 def coarse_of(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a frame made smaller, by which `problem_of` and `busiest` tell stained content."""
     height, width = (max(n // _COARSE_PX, 1) for n in frame.shape[:2])
@@ -151,7 +160,7 @@ def busiest(
     most : int
         How many, at least 1.
     """
-    x = np.log(coarse.astype(np.float32) + 8)
+    x = np.log(coarse.astype(np.float32) + np.float32(_DARK))
     energy = ((x - cv2.blur(x, (3, 3))) ** 2).sum(axis=2)
     sums: Any = cv2.integral(energy)
     scale = np.array(coarse.shape[:2]) / frame_px

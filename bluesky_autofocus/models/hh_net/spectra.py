@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_autofocus._fft import fft
+from bluesky_autofocus.models.hh_net.patches import logarithms
 
 __all__ = ["rings", "spectra_of"]
 
@@ -21,8 +22,6 @@ _RINGS = 28
 """As many as are asked for; those without a frequency are left out."""
 _LOWEST = 1.5
 """Cycles in a patch: what is slower is the patch's own gradient."""
-_DARK = 8.0
-"""Added to intensities before their logarithm, so that noise in the dark counts little."""
 _FLOOR = 1e-8
 """Least power: far below that of a camera's noise."""
 _PAIRS = ((0, 1), (1, 2), (0, 2))
@@ -60,7 +59,7 @@ def spectra_of(patch: NDArray[np.uint8]) -> NDArray[np.float32]:
     if patch.shape != (side, side, 3):
         raise ValueError(f"the patch has shape {patch.shape}: expected (n, n, 3)")
     order, starts, weight, window, norm = _layout(side)
-    x = np.take(_logarithms(), patch.transpose(2, 0, 1))
+    x = np.take(logarithms(), patch.transpose(2, 0, 1))
     x -= x.mean(axis=(1, 2), keepdims=True)
     x *= window
     parts = fft.rfft2(x, overwrite_x=True).reshape(3, -1)[:, order]
@@ -73,11 +72,6 @@ def spectra_of(patch: NDArray[np.uint8]) -> NDArray[np.float32]:
     power = mean[:3] + _FLOOR
     together = [mean[3 + row] / np.sqrt(power[one] * power[other]) for row, (one, other) in enumerate(_PAIRS)]
     return np.concatenate([np.log(power).ravel() / 2, *together]).astype(np.float32)
-
-
-@functools.cache
-def _logarithms() -> NDArray[np.float32]:
-    return np.log(np.arange(256) + _DARK).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=4)

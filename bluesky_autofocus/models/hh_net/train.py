@@ -519,12 +519,12 @@ def _calibrated(card: ModelCard, arrays: dict[str, NDArray[np.float32]], check: 
         )
     model = HHNetModel(card, arrays)
     truth = check.classes(model.table)
-    rows = np.arange(len(truth))
+    rows, frames = np.arange(len(truth)), check.by_frame()
     best = (math.inf, 1.0)
     # below a quarter a patch would name single bins, and its mean be no finer than these
     for temperature in np.geomspace(0.25, 8, 26):
-        facts = facts_of(changed(temperature=float(temperature)), check)
-        p = np.stack([vote(model.bins.classes(one.probabilities)) for one in facts])
+        trial = changed(temperature=float(temperature))
+        p = np.stack([vote(model.bins.classes(trial.probabilities(one))) for one in frames])
         loss = -np.log(np.maximum(p[rows, truth], 1e-6)).mean()
         best = min(best, (float(loss), float(temperature)))
     model = changed(temperature=best[1])

@@ -1,7 +1,6 @@
 """The published network as a model: its file, its frames, how it answers."""
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -65,15 +64,12 @@ class PublishedModel(FrameModel):
                 self._expect_shapes({f"{layer}.kernel": shape, f"{layer}.bias": shape[-1:]})
             if not (self.arrays["deviation"] > 0).all():
                 raise ValueError("deviation has values that are not positive")
-        # of the classes as they are listed, index 4 first
-        bins = DefocusBins.of_classes(self.table)
-        self._middles_um = bins.middles_um[::-1]
-        self._within_um2 = np.diff(bins.edges_um)[::-1] ** 2 / 12
+        self._bins = DefocusBins.of_classes(self.table)
 
     @property
     def range_um(self) -> tuple[float, float]:
         """Lowest and highest defocus that it measures: what is totally blurred is so at any distance."""
-        return self.table.edges_um[0], self.table.edges_um[-1]
+        return self._bins.range_um
 
     def prepare(self) -> None:
         """Load TensorFlow and the network now, which takes seconds that the first frame would wait."""
@@ -87,11 +83,12 @@ class PublishedModel(FrameModel):
         side = self.patch_px
         patches = np.stack([colour[y : y + side, x : x + side] for y, x in corners.tolist()])
         p = vote(self.probabilities(patches, of_frame), self.vote)
-        defocus_um = float(p @ self._middles_um)
+        # bins are in ascending order, classes are listed with index 4 first
+        defocus_um, sigma_um = self._bins.mean(p[None, ::-1])
         return ClassEstimate.voted(
             p,
             defocus_um=defocus_um,
-            sigma_um=math.sqrt(p @ ((self._middles_um - defocus_um) ** 2 + self._within_um2)),
+            sigma_um=sigma_um,
             measured=INDICES[int(winner(p))] != INDICES[0],
             patches=len(patches),
         )
