@@ -358,6 +358,56 @@ def simulated_smear(
     )
 
 
+def simulated_nuclei(
+    frame_directory: Path,
+    clock: Clock,
+    *,
+    seed: int = 0,
+    frame_px: int = 512,
+    defocus_um: float = 22.0,
+) -> Instrument:
+    """Make a simulated fluorescence microscope over stained nuclei that stands out of focus.
+
+    It is focused by sharpness; what was taken out of focus can be refocused (`Session.refocus`).
+
+    Parameters
+    ----------
+    frame_directory : path
+        Where frames go.
+    clock : Clock
+        Moves and exposures take time on it.
+    seed : int
+        Of the slide and of all noise.
+    frame_px : int
+        Rows and columns of a frame.
+    defocus_um : float
+        How far above focus the axis stands at first.
+    """
+    from bluesky_autofocus.devices import SimulatedFluorescenceMicroscope
+    from bluesky_autofocus.simulation.motion import AxisMechanics
+
+    microscope = SimulatedFluorescenceMicroscope(
+        name="microscope",
+        frame_directory=frame_directory,
+        frame_shape=(frame_px, frame_px),
+        seed=seed,
+        mechanics=AxisMechanics(velocity_um_s=200.0, settle_s=0.05, readback_noise_um=0.01),
+        clock=clock,
+    )
+    microscope.z.set(microscope.focus_um + defocus_um).wait()
+    dof_um = microscope.depth_of_field_um
+    return Instrument(
+        name="nuclei",
+        devices={"microscope": microscope},
+        detectors=[microscope],
+        axis=microscope.z,
+        focus_options={"range_um": 20 * dof_um, "depth_of_field_um": dof_um},
+        # from far out Brent ends at the edge
+        method="search",
+        full_scale=microscope.light_camera.full_scale,
+    )
+
+
 def _shipped(load: Callable[[], Any]) -> Any:
     """Return the model whose weights come with the package, or None where they did not come."""
     from bluesky_autofocus.models.card import ModelFileError
@@ -376,6 +426,7 @@ INSTRUMENTS: dict[str, Callable[..., Instrument]] = {
     "microscope": simulated_microscope,
     "cells": simulated_live_cells,
     "smear": simulated_smear,
+    "nuclei": simulated_nuclei,
 }
 
 

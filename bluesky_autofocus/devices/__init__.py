@@ -2,6 +2,7 @@
 
 from bluesky_autofocus.devices._axis import AxisBusyError, SimulatedAxis, SimulatedRunningAxis
 from bluesky_autofocus.devices._camera import Camera, FrameError, SimulatedCamera
+from bluesky_autofocus.devices._fluorescence import SimulatedFluorescenceMicroscope
 from bluesky_autofocus.devices._leds import CalibrationError, LEDArray, SimulatedLEDArray
 from bluesky_autofocus.devices._live_cells import SimulatedLiveCellMicroscope
 from bluesky_autofocus.devices._microscope import Objective, SimulatedMicroscope
@@ -22,6 +23,7 @@ __all__ = [
     "ReplayedAxis",
     "SimulatedAxis",
     "SimulatedCamera",
+    "SimulatedFluorescenceMicroscope",
     "SimulatedLEDArray",
     "SimulatedLiveCellMicroscope",
     "SimulatedMicroscope",

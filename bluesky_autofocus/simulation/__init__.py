@@ -1,6 +1,7 @@
 """Simulated microscopes as plain arrays: scenes, and the images that optics make of them."""
 
 from .article import ArticleMicroscope
+from .fluorescence import FluorescentNuclei
 from .light import (
     SPECIMEN_KINDS,
     AbbeImageFormation,
@@ -27,6 +28,7 @@ __all__ = [
     "Cell",
     "Condenser",
     "FieldView",
+    "FluorescentNuclei",
     "LightCamera",
     "SEMImageFormation",
     "SEMOptics",

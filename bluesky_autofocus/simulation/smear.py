@@ -26,9 +26,9 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from bluesky_autofocus._fft import fft, threads
+from bluesky_autofocus.widefield import transfer_table
 
 __all__ = ["CLASS_WIDTH_UM", "Smear", "SmearCamera", "SmearOptics"]
 
@@ -140,39 +140,24 @@ def _transfer_table(optics: SmearOptics) -> NDArray[np.float32]:
     defocus_um = np.arange(-_REACH_UM, _REACH_UM + _STEP_UM / 2, _STEP_UM)
     frequency = np.linspace(0, optics.cutoff_per_um, _FREQUENCIES)
     na = optics.numerical_aperture
-    # what the cone of light spreads to, and half as much again for diffraction
-    reach_um = 1.5 * _REACH_UM * na / math.sqrt(1 - na**2) + 20
-    rho, rho_weight = _quadrature(256, 1.0)
-    # Finely enough for what has the bandwidth of the transfer function.
-    r_um, r_weight = _quadrature(math.ceil(1.5 * optics.cutoff_per_um * reach_um), reach_um)
-    to_frequency = (2 * np.pi * r_um * r_weight)[:, None] * special.j0(2 * np.pi * r_um[:, None] * frequency)
-    to_frequency = to_frequency.astype(np.float32)
-    zernike = math.sqrt(5) * (6 * rho**4 - 6 * rho**2 + 1)
-    spherical_um = optics.spherical_waves * optics.wavelengths_um[1] * zernike
     # within a band focus goes on as it does from colour to colour
     slope = _slope(optics.wavelengths_um, optics.colour_focus_um)
-    path_um = np.sqrt(1 - (na * rho) ** 2)  # of the pupil's rays, for 1 um of defocus
-    table = np.empty((3, len(defocus_um), _FREQUENCIES), np.float32)
-    for colour, centre_um in enumerate(optics.wavelengths_um):
-        total = np.zeros(table.shape[1:])
-        for offset_um in (-_BAND_UM, 0.0, _BAND_UM):
-            wavelength_um = centre_um + offset_um
-            wavefront_um = (defocus_um - slope * offset_um)[:, None] * path_um + spherical_um
-            pupil = np.exp(2j * np.pi / wavelength_um * wavefront_um) * (rho * rho_weight)
-            to_radius = special.j0(2 * np.pi * na / wavelength_um * rho[:, None] * r_um)
-            amplitude = pupil.astype(np.complex64) @ to_radius.astype(np.complex64)
-            transfer = (amplitude.real**2 + amplitude.imag**2) @ to_frequency
-            transfer /= transfer[:, :1]
-            transfer[:, frequency > 2 * na / wavelength_um] = 0
-            total += transfer
-        table[colour] = total / 3
-    return table
-
-
-def _quadrature(n: int, end: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return places and weights for an integral from 0 to `end`."""
-    x, weight = np.polynomial.legendre.leggauss(n)
-    return (x + 1) * end / 2, weight * end / 2
+    offsets_um = (-_BAND_UM, 0.0, _BAND_UM)
+    return np.stack(
+        [
+            transfer_table(
+                na,
+                [centre_um + one for one in offsets_um],
+                defocus_um,
+                frequency,
+                # what the cone of light spreads to, and half as much again for diffraction
+                reach_um=1.5 * _REACH_UM * na / math.sqrt(1 - na**2) + 20,
+                focus_um=[slope * one for one in offsets_um],
+                spherical_um=optics.spherical_waves * optics.wavelengths_um[1],
+            )
+            for centre_um in optics.wavelengths_um
+        ]
+    )
 
 
 def _slope(wavelengths_um: Sequence[float], focus_um: Sequence[float]) -> float:

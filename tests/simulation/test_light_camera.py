@@ -147,3 +147,31 @@ def test_bad_exposures_are_refused(exposure):
 def test_what_is_no_image_is_refused(shape):
     with pytest.raises(ValueError, match="intensity has shape .*: expected"):
         LightCamera().frame(np.ones(shape, np.float32), np.random.default_rng(0))
+
+
+class TestNoiseless:
+    @pytest.mark.parametrize("camera", [LightCamera(electrons=300.0), LightCamera(bits=8, gain=0.02, offset=5.0)])
+    def test_it_is_the_mean_of_many_frames(self, camera):
+        """With vignetting, dust and rounding."""
+        intensity = np.outer(np.linspace(0.2, 1.5, 60), np.ones(80)).astype(np.float32)
+        before, rng = intensity.copy(), np.random.default_rng(0)
+        mean = np.mean([camera.frame(intensity, rng, 0.7) for _ in range(400)], axis=0, dtype=float)
+        clean = camera.noiseless(intensity, 0.7)
+        assert clean.dtype == camera.dtype and clean.shape == intensity.shape
+        deviation = np.std([camera.frame(intensity, rng, 0.7) for _ in range(50)], axis=0)
+        # half a level is lost in rounding
+        assert (np.abs(mean - clean) < 0.55 + 5 * deviation / np.sqrt(400)).all()
+        assert abs((mean - clean).mean()) < 0.1
+        np.testing.assert_array_equal(intensity, before)
+
+    def test_it_has_no_noise(self):
+        camera = LightCamera(**CLEAN)
+        clean = camera.noiseless(flat(0.3))
+        assert (clean == round(camera.offset + 2 * 0.3 * 5000)).all()
+        np.testing.assert_array_equal(clean, camera.noiseless(flat(0.3)))
+
+    def test_full_wells_are_white(self):
+        camera = LightCamera(**CLEAN)
+        assert (camera.noiseless(flat(10.0)) == camera.full_scale).all()
+        assert (LightCamera(bits=8).noiseless(flat(10.0)) == 255).all()
+        assert (LightCamera(**CLEAN).noiseless(flat(0.0)) == 100).all()

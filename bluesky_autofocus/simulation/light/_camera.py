@@ -114,7 +114,17 @@ class LightCamera:
         else:
             deviation = np.sqrt(np.maximum(electrons, 0) + np.float32(self.read_noise_e**2))
         electrons += deviation * self._normal(electrons.shape, rng)
-        np.minimum(electrons, np.float32(self.full_well_e), out=electrons)
+        return self._levels(electrons)
+
+    def noiseless(
+        self, intensity: NDArray[np.float32], exposure: float = 1.0
+    ) -> NDArray[np.uint8 | np.uint16]:
+        """Return what the mean of very many frames would be, shape (H, W), as `frame` takes it."""
+        electrons = intensity * self._shade(intensity.shape)  # type: ignore[arg-type] - two-dimensional
+        return self._levels(electrons * np.float32(self.electrons * exposure))
+
+    def _levels(self, electrons: NDArray[np.float32]) -> NDArray[np.uint8 | np.uint16]:
+        electrons = np.minimum(electrons, np.float32(self.full_well_e))
         electrons *= np.float32(self.gain)
         electrons += np.float32(self.offset + 0.5)
         return np.clip(electrons, 0, 2**self.bits - 1).astype(self.dtype)
