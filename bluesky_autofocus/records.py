@@ -52,6 +52,8 @@ class Reason(StrEnum):
     """The budget was spent and the last exposure was still out of focus."""
     UNFAMILIAR = "unfamiliar"
     """The frame is unlike all that the model was trained on: other optics, light or specimen."""
+    INVENTED = "invented"
+    """What was computed from the frame does not, blurred again, give the frame: it has more, or less."""
     EMPTY = "empty"
     """There is no specimen in the field, or too little of it."""
     INCOMPLETE = "incomplete"

@@ -4,11 +4,14 @@ Runs of the plan `collect_focal_stacks` are found by query; each field's ground 
 under a half annulus, and the features of its other frames are computed where the frames can be read: by
 threads of this process or by the workers of a Dask cluster. What travels is where a frame is, and features.
 Stacks under ordinary light have labels instead: which plane a person, or a simulator, says is in focus.
-Frames may have been sorted into classes of focus too.
+Frames may have been sorted into classes of focus too. To learn refocusing from, planes are paired with the
+one in focus, those of a public collection too.
 """
 
+from bluesky_autofocus.dataset._bbbc006 import bbbc006_pairs
 from bluesky_autofocus.dataset._collections import DatasetError, completed_fields, find_collections
 from bluesky_autofocus.dataset._dataset import Dataset, Field
+from bluesky_autofocus.dataset._focal_pairs import RecordedPairs, recorded_pairs
 from bluesky_autofocus.dataset._key_frames import labelled_cells
 from bluesky_autofocus.dataset._labelled_frames import LabelledFrame, labelled_frames
 from bluesky_autofocus.dataset._labels import (
@@ -27,6 +30,8 @@ __all__ = [
     "Field",
     "FieldStack",
     "LabelledFrame",
+    "RecordedPairs",
+    "bbbc006_pairs",
     "class_labels_of",
     "completed_fields",
     "field_stacks",
@@ -36,6 +41,7 @@ __all__ = [
     "labelled_frames",
     "labels_of",
     "make_dataset",
+    "recorded_pairs",
     "smear_vectors",
     "true_labels",
 ]

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bluesky_autofocus._rows import RowsOnDisk
 from bluesky_autofocus.dataset._collections import DatasetError
 from bluesky_autofocus.defocus.ground_truth import GroundTruth
 from bluesky_autofocus.optics import LightOptics
@@ -231,27 +232,3 @@ class Dataset:
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DatasetError(f"there is no complete data set in {folder}: {error}") from error
-
-
-class RowsOnDisk:
-    """Some rows of an array on disk, read when they are asked for."""
-
-    def __init__(self, array: Any, rows: NDArray[np.int_]) -> None:
-        self._array, self._rows = array, rows
-        self.dtype = self._array.dtype
-        self.shape = (len(rows), *self._array.shape[1:])
-        self.ndim = len(self.shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> NDArray:
-        return np.asarray(self._array[self._rows[index]])
-
-    def select(self, rows: NDArray[np.int_]) -> "RowsOnDisk":
-        """Return some of these rows, still unread."""
-        return RowsOnDisk(self._array, self._rows[rows])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray:
-        whole = np.asarray(self._array[self._rows])
-        return whole if dtype is None else whole.astype(dtype)

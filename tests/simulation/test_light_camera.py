@@ -150,7 +150,9 @@ def test_what_is_no_image_is_refused(shape):
 
 
 class TestNoiseless:
-    @pytest.mark.parametrize("camera", [LightCamera(electrons=300.0), LightCamera(bits=8, gain=0.02, offset=5.0)])
+    @pytest.mark.parametrize(
+        "camera", [LightCamera(electrons=300.0), LightCamera(bits=8, gain=0.02, offset=5.0)]
+    )
     def test_it_is_the_mean_of_many_frames(self, camera):
         """With vignetting, dust and rounding."""
         intensity = np.outer(np.linspace(0.2, 1.5, 60), np.ones(80)).astype(np.float32)

@@ -1,0 +1,93 @@
+"""The default model: the small networks, the large one run by ONNX Runtime."""
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bluesky_autofocus.models._model import part_of
+from bluesky_autofocus.models.card import ModelCard
+from bluesky_autofocus.models.refocus._channels import CHANNELS_IN, DefocusNetwork, with_deconvolved
+from bluesky_autofocus.models.refocus._frame_model import RefocusModel
+from bluesky_autofocus.models.refocus._network import HINT, MULTIPLE, onnx_network, shapes_of
+from bluesky_autofocus.models.refocus._spectrum import RINGS
+
+__all__ = ["LOG_SCALE", "UNetModel"]
+
+LOG_SCALE = (-7.0, 1.0)
+"""Between which the logarithm of the expected error lies."""
+
+
+class UNetModel(RefocusModel):
+    """The small network of the package.
+
+    Its arrays are ``network.LAYER.kernel`` and ``network.LAYER.bias``, those of the `DefocusNetwork` behind
+    ``defocus.``, and ``familiar.mean`` (size,),
+    ``familiar.axes`` (n, size) and ``familiar.spread`` (n,) of what its deepest block makes of the training
+    set; its card says ``channels``, ``sigma_scale``, ``sigma_floor`` and ``strangeness_limit``, too.
+    """
+
+    architecture = "refocus-unet-1"
+    shipped = "bluesky_autofocus.models.refocus", "weights/simulated-20x.h5"
+
+    def __init__(self, card: ModelCard, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__(card, arrays)
+        said, known = card.architecture_parameters, part_of(self.arrays, "familiar")
+        with self._complete():
+            self.channels = tuple(int(n) for n in said["channels"])
+            self._expect_shapes(
+                {f"network.{name}": shape for name, shape in shapes_of(CHANNELS_IN, self.channels).items()}
+            )
+            self._expect_shapes(dict.fromkeys(("defocus.mean", "defocus.deviation"), (RINGS + 1,)))
+            self.defocus_of = DefocusNetwork.of(self.arrays, self._farthest_um)
+            self._scale, self._floor = float(said["sigma_scale"]), float(said["sigma_floor"])
+            self._limit = float(said["strangeness_limit"])
+            self._mean, self._axes, self._spread = (known[name] for name in ("mean", "axes", "spread"))
+            size = (self.channels[-1],)
+            if self._mean.shape != size or self._axes.shape != (len(self._spread), *size):
+                raise ValueError("the parts do not fit together")
+            if MULTIPLE ** len(self.channels) > self.multiple_px:
+                raise ValueError(f"more than {len(self.channels)} levels")
+
+    @functools.cached_property
+    def _session(self) -> Any:
+        network = onnx_network(self.channels, part_of(self.arrays, "network"))
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(f"{HINT} ({error})") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+    def _run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, float]:
+        mean, expected, deepest = self.raw(x, self.defocus_of(x))
+        return mean, np.hypot(self._scale * expected, self._floor), self.strangeness(deepest)
+
+    # In parts, for training and benchmarks
+
+    def raw(
+        self, x: NDArray[np.float32], defocus_um: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return a tile in focus, the error expected of each pixel, and the features of the whole.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (h, w)
+        defocus_um : float
+            About how far from focus it is.
+        """
+        shown = with_deconvolved(x, defocus_um, self.widefield).transpose(2, 0, 1)
+        y, deepest = self._session.run(["y", "deepest"], {"x": np.ascontiguousarray(shown)[None]})
+        return x + y[0, 0], np.exp(np.clip(y[0, 1], *LOG_SCALE)), deepest[0]
+
+    def strangeness(self, deepest: NDArray[np.floating]) -> float:
+        """Return how far features are from what the training set explains; up to 1 for what is like it."""
+        x = deepest - self._mean
+        along = self._axes @ x
+        rest = x - along @ self._axes
+        inside = float(np.mean((along / self._spread) ** 2))
+        return max(inside, float(np.mean(rest**2)) / float(self._spread[-1]) ** 2) ** 0.5 / self._limit
