@@ -9,7 +9,7 @@ from typing import Any
 from bluesky import RunEngine, SupplementalData
 from bluesky.callbacks.core import make_callback_safe
 
-from bluesky_autofocus.callbacks import FocusTable, SharpnessAnalysis
+from bluesky_autofocus.callbacks import FocusTable, LiveRefocus, SharpnessAnalysis
 from bluesky_autofocus.catalog import Catalog, open_catalog
 from bluesky_autofocus.clock import Clock, WallClock
 from bluesky_autofocus.frames import install_frame_routing
@@ -70,6 +70,30 @@ class Session:
                     chosen.pop(place, None)
         return autofocus(self.instrument.detectors, self.instrument.axis, **chosen)
 
+    def refocus(self, refocuser: Any = None, **options: Any) -> LiveRefocus:
+        """Refocus blurred frames of all runs from now on, as they come, and record the results beside them.
+
+        Parameters
+        ----------
+        refocuser : Refocuser, optional
+            By default the model that comes with the package.
+        options
+            Of `LiveRefocus`: which frames, of which streams.
+
+        Returns
+        -------
+        LiveRefocus
+            ``.wait()`` waits for the frames of runs that have ended; `RE.unsubscribe(live.token)` ends it.
+        """
+        if refocuser is None:
+            from bluesky_autofocus.models.refocus import load_model
+
+            refocuser = load_model()
+            refocuser.full_scale = self.instrument.full_scale
+        live = LiveRefocus(refocuser, self.catalog.recorder(), self.catalog.frame_directory, **options)
+        live.token = self.RE.subscribe(live)
+        return live
+
     def namespace(self) -> dict[str, Any]:
         """Return the names that an interactive session starts with."""
         from bluesky import plan_stubs as bps
@@ -85,6 +109,7 @@ class Session:
             **self.analyses,
             "session": self,
             "focus": self.focus,
+            "refocus": self.refocus,
             "bp": bp,
             "bps": bps,
             "BlurTrigger": BlurTrigger,

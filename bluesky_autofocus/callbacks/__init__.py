@@ -14,6 +14,7 @@ from bluesky_autofocus.callbacks._light import recorded_direction, recorded_opti
 from bluesky_autofocus.callbacks._orientation import OrientationAnalysis
 from bluesky_autofocus.callbacks._plot import LiveFocusCurve, draw_focus_curve
 from bluesky_autofocus.callbacks._progress import CollectionProgress
+from bluesky_autofocus.callbacks._refocus import LiveRefocus
 from bluesky_autofocus.callbacks._replay import analyse, rows_of_events
 from bluesky_autofocus.callbacks._sharpness import SharpnessAnalysis
 
@@ -27,6 +28,7 @@ __all__ = [
     "FocusTable",
     "KeyFrameAnalysis",
     "LiveFocusCurve",
+    "LiveRefocus",
     "NotSubscribedError",
     "OrientationAnalysis",
     "RecordedExposure",

@@ -42,6 +42,10 @@ class RecordedExposure:
         The name of its stream.
     seq_num : int
         Number of its Event in the stream. One that was taken again, after a pause, has its number again.
+    key : str
+        Of the image.
+    fetch : callable
+        Reads the frame once more, for who has many waiting and would not keep them all in memory.
     """
 
     frame: np.ndarray
@@ -49,6 +53,8 @@ class RecordedExposure:
     start: Mapping[str, Any]
     stream: str
     seq_num: int
+    key: str
+    fetch: Callable[[], np.ndarray]
 
 
 class Analysis:
@@ -201,10 +207,12 @@ class Analysis:
                 raise AnalysisError(f"no document said where the frame {key!r} of the Event is")
             resource_uid, row = frames[key]
             # fetched here and not on the executor's thread, which may be so late that memory has forgotten it
-            frame = self._fetch_frame(self._resources[resource_uid], row)
+            fetch = partial(self._fetch_frame, self._resources[resource_uid], row)
             start = self._open_runs[descriptor["run_start"]]
             analyse = self.prepare(
-                RecordedExposure(frame, _recorded(descriptor, doc), start, stream, doc["seq_num"])
+                RecordedExposure(
+                    fetch(), _recorded(descriptor, doc), start, stream, doc["seq_num"], key, fetch
+                )
             )
 
             def read() -> Reading:

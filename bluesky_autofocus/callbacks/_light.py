@@ -9,7 +9,7 @@ from bluesky_autofocus.callbacks._analysis import AnalysisError
 from bluesky_autofocus.leds import LEDs, Single, parse_pattern
 from bluesky_autofocus.optics import LightOptics
 
-__all__ = ["recorded_direction", "recorded_optics"]
+__all__ = ["known_optics", "recorded_direction", "recorded_optics"]
 
 
 def recorded_optics(recorded: Mapping[str, Any], otherwise: LightOptics | None = None) -> LightOptics:
@@ -27,17 +27,29 @@ def recorded_optics(recorded: Mapping[str, Any], otherwise: LightOptics | None =
     AnalysisError
         If a figure is neither recorded nor given, or several objectives are recorded.
     """
-    name = _only_one(recorded, "_numerical_aperture", "objectives")
-    found = {}
+    found = known_optics(recorded)
     for field in dataclasses.fields(LightOptics):
-        value = recorded.get(f"{name}_{field.name}", getattr(otherwise, field.name, None))
+        value = found.setdefault(field.name, getattr(otherwise, field.name, None))
         if value is None:
+            name = _only_one(recorded, "_numerical_aperture", "objectives")
             raise AnalysisError(
                 f"no document says the {field.name} of the objective: record it as "
                 f"'{name or 'OBJECTIVE'}_{field.name}', or give the analysis optics=LightOptics(...)"
             )
-        found[field.name] = float(value)
     return LightOptics(**found)
+
+
+def known_optics(recorded: Mapping[str, Any]) -> dict[str, float]:
+    """Return those figures of the optics that are recorded, by their names in `LightOptics`.
+
+    Raises
+    ------
+    AnalysisError
+        If several objectives are recorded.
+    """
+    name = _only_one(recorded, "_numerical_aperture", "objectives")
+    keys = {field.name: f"{name}_{field.name}" for field in dataclasses.fields(LightOptics)}
+    return {of: float(recorded[key]) for of, key in keys.items() if recorded.get(key) is not None}
 
 
 def recorded_direction(recorded: Mapping[str, Any]) -> tuple[float, float]:

@@ -71,9 +71,13 @@ class Catalog:
         newest = self.client.values().last() if len(self.client) else None
         if newest is not None:
             run_engine.md["scan_id"] = newest.metadata["start"].get("scan_id", 0)
+        run_engine.subscribe(self.recorder())
+
+    def recorder(self) -> "_Writer":
+        """Return a document callback that records runs, of a RunEngine or of whatever else makes them."""
         writer = _Writer(self.client, Spool(self.folder / "spool"))
         self._writers.append(writer)
-        run_engine.subscribe(writer)
+        return writer
 
     def close(self) -> None:
         """Write what is left; if nothing else in this process uses the catalogue it serves, stop serving."""

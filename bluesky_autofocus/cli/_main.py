@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bluesky_autofocus import __version__
-from bluesky_autofocus.cli._model_options import add_predict, add_train
+from bluesky_autofocus.cli._model_options import add_predict, add_refocus, add_train
 
 __all__ = ["main"]
 
@@ -73,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     smear.add_argument("--transfer-s", type=float, default=0.015, help="time until a frame is there")
     _add_catalog(smear)
+    nuclei = instruments.add_parser("nuclei", help="a simulated fluorescence microscope over stained nuclei")
+    nuclei.add_argument("--seed", type=int, default=0, help="of the slide and the noise")
+    nuclei.add_argument("--frame-px", type=int, default=512, help="rows and columns of a frame")
+    nuclei.add_argument(
+        "--defocus-um", type=float, default=22.0, help="how far above focus the axis stands at first"
+    )
+    _add_catalog(nuclei)
     replay = instruments.add_parser("replay", help="a recorded focus stack")
     replay.add_argument("--stack", type=Path, required=True, help="a TIFF, or a folder of images")
     _add_stack_options(replay)
@@ -158,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(label)
 
     add_predict(verbs, _add_json)
+    _add_catalog(add_refocus(verbs, _add_json))
     add_train(verbs, _add_catalog, _add_json)
 
     report = verbs.add_parser("report", help="write a self-contained HTML page about a run")

@@ -162,3 +162,56 @@ def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None
     smear.add_argument("--seed", type=int, default=0, help="of everything that is random")
     add_catalog(smear)
     add_json(smear)
+    refocus = networks.add_parser("refocus", help="what a frame that is out of focus looks like in focus")
+    refocus.add_argument(
+        "--run", action="append", metavar="RUN",
+        help="focal stacks with a known focus; may be given several times (default: simulate those of the "
+        "weights that come with the package)",
+    )  # fmt: skip
+    refocus.add_argument("--bbbc006", type=Path, metavar="FOLDER", help="the downloaded BBBC006 instead")
+    refocus.add_argument("--most-fields", type=int, help="of BBBC006")
+    refocus.add_argument("--modality", help="what kind of frames those of --run are, for the card")
+    refocus.add_argument("--person-only", action="store_true", help="only labels that a person gave")
+    refocus.add_argument(
+        "--axis-sign", type=int, choices=(1, -1), default=1, help="-1: up brings the plane down"
+    )
+    for option, help_ in {**_OPTICS, "--magnification": "of the objective"}.items():
+        refocus.add_argument(option, type=float, help=help_)
+    refocus.add_argument(
+        "--spherical-waves", type=float, default=0.0, help="aberration of the instrument, waves RMS"
+    )
+    refocus.add_argument("--start", type=Path, metavar="WEIGHTS", help="go on from this model")
+    refocus.add_argument("--published", action="store_true", help="the network with a ResNet-34, one side")
+    refocus.add_argument(
+        "--width", type=float, help="of the published network, 1 as published (default: 1/8)"
+    )
+    refocus.add_argument("--features", help="what the published loss compares: 'none', 'random' or a file")
+    refocus.add_argument("--steps", type=int, help="of training")
+    refocus.add_argument("--output", type=Path, default=Path("refocus.h5"), help="the model file to write")
+    refocus.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    add_catalog(refocus)
+    add_json(refocus)
+
+
+def add_refocus(verbs: Any, add_json: Callable[[argparse.ArgumentParser], None]) -> argparse.ArgumentParser:
+    """Add the verb that refocuses; return its parser."""
+    verb = verbs.add_parser("refocus", help="make out-of-focus frames in-focus, of TIFF files or of a run")
+    verb.add_argument("source", nargs="+", help="TIFF files, or runs in the catalogue: how a uid begins")
+    verb.add_argument("--weights", type=Path, help="a model file (default: what comes with the package)")
+    verb.add_argument(
+        "--method",
+        choices=("network", "wiener", "richardson-lucy"),
+        default="network",
+        help="a network, or a deconvolution",
+    )
+    verb.add_argument("--defocus-um", type=float, help="distance from focus that a deconvolution is to undo")
+    verb.add_argument("--pixel-size-um", type=float, help="of the frames in the sample plane")
+    verb.add_argument("--na", type=float, help="numerical aperture of the objective")
+    verb.add_argument("--wavelength-um", type=float, help="of the light, for a deconvolution")
+    verb.add_argument("--magnification", type=float, help="of the objective")
+    verb.add_argument("--full-scale", type=float, help="grey level at which the camera saturates")
+    verb.add_argument("--output", type=Path, help="folder for the files (default: beside each file)")
+    verb.add_argument("--sigma", action="store_true", help="write the uncertainty of each pixel, too")
+    verb.add_argument("--stream", action="append", help="only this one of a run; may be given several times")
+    add_json(verb)
+    return verb

@@ -29,6 +29,10 @@ def train(options: Namespace, catalog: Catalog) -> int:
         from bluesky_autofocus.cli._hh_net import train_hh_net
 
         return train_hh_net(options, catalog)
+    if options.network == "refocus":
+        from bluesky_autofocus.cli._refocus_training import train_refocus_network
+
+        return train_refocus_network(options, catalog)
     from bluesky_autofocus.models.single_shot import make_features
 
     optics, led = _light(catalog, options)
@@ -75,6 +79,11 @@ def check(options: Namespace) -> None:
         from bluesky_autofocus.cli._hh_net import check_hh_net
 
         check_hh_net(options)
+        return
+    if options.network == "refocus":
+        from bluesky_autofocus.cli._refocus_training import check_refocus
+
+        check_refocus(options)
         return
     if options.epochs is not None and options.epochs < 1:
         raise ValueError(f"--epochs must be at least 1, got {options.epochs}")

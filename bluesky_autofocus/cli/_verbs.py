@@ -300,6 +300,15 @@ def predict_(options: Namespace) -> int:
     return predict(options)
 
 
+def refocus_(options: Namespace) -> int:
+    """Make out-of-focus frames in-focus."""
+    from bluesky_autofocus.cli._refocusing import check, refocus
+
+    check(options)
+    _quiet()
+    return refocus(options, lambda: open_catalog(options.catalog), _find_run)
+
+
 def train_(options: Namespace) -> int:
     """Train a network from focal stacks in the catalogue."""
     from bluesky_autofocus.cli._training import check, train
