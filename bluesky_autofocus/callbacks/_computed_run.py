@@ -12,7 +12,7 @@ from bluesky_autofocus.frames import FrameWriter
 
 __all__ = ["ComputedRun"]
 
-Record = Callable[[str, dict[str, Any]], object]
+Record = Callable[[str, Any], object]
 """Takes documents: what `Catalog.recorder` gives."""
 
 _SPECS = {str: "string", bool: "boolean", int: "integer", float: "number"}
@@ -35,6 +35,7 @@ class ComputedRun:
         self._record, self._directory = record, directory
         self._bundle = event_model.compose_run(metadata={**metadata, "computed": True})
         self._streams: dict[str, Any] = {}
+        self._forms: dict[str, dict[str, str]] = {}
         self._counts: dict[str, int] = {}
         self._writers: dict[str, FrameWriter] = {}
         record("start", self._bundle.start_doc)
@@ -63,8 +64,17 @@ class ComputedRun:
             Images, by key.
         units : mapping, optional
             Of some of them, by key; what the first Event of a stream says counts.
+
+        Raises
+        ------
+        ValueError
+            If keys, or shape or type of a frame, are not those of the stream.
         """
         frames = frames or {}
+        form = {key: type(value).__name__ for key, value in values.items()}
+        form |= {key: f"{frame.shape} of {frame.dtype}" for key, frame in frames.items()}
+        if self._forms.setdefault(stream, form) != form:
+            raise ValueError(f"stream {stream!r} has {self._forms[stream]}: got {form}")
         if stream not in self._streams:
             self._open(stream, values, frames, units or {})
         descriptor = self._streams[stream]
@@ -98,7 +108,8 @@ class ComputedRun:
                 "source": "computed",
                 "dtype": "array",
                 "dtype_numpy": frame.dtype.str,
-                "shape": [1, *frame.shape],
+                "shape": list(frame.shape),
+                "dims": ["y", "x", "colour"][: frame.ndim],
                 "external": "STREAM:",
             }
             self._writers.setdefault(key, FrameWriter(self._directory, key))

@@ -27,7 +27,7 @@ def recorded_optics(recorded: Mapping[str, Any], otherwise: LightOptics | None =
     AnalysisError
         If a figure is neither recorded nor given, or several objectives are recorded.
     """
-    found = known_optics(recorded)
+    found: dict[str, Any] = dict(known_optics(recorded))
     for field in dataclasses.fields(LightOptics):
         value = found.setdefault(field.name, getattr(otherwise, field.name, None))
         if value is None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from bluesky_autofocus.callbacks._analysis import Analysis, RecordedExposure
+from bluesky_autofocus.callbacks._analysis import Analysis, AnalysisError, RecordedExposure
 from bluesky_autofocus.callbacks._computed_run import ComputedRun, Record
 from bluesky_autofocus.callbacks._light import known_optics
 from bluesky_autofocus.frames import read_frame
@@ -151,18 +151,19 @@ class LiveRefocus(Analysis):
                 known = known_optics(recorded)
                 self.refocuser.check_values({name: known[name] for name in _CHECKED if name in known})
                 made = self.refocuser.refocus(frame)
-            except ValueError as error:
-                # frames of another kind: the experiment goes on, and the record says why there is no result
+                if not made.accepted or made.reason is Reason.STILL_SHARP:
+                    return self._left(start, of, made.reason, made=made)
+                self._run_of(start).add(
+                    "refocused",
+                    {**of, "defocus_um": float(made.defocus_um), "mismatch": float(made.mismatch)},
+                    # half precision holds any camera's grey levels to a part in 2000
+                    {f"refocused_{key}": made.frame, f"sigma_{key}": made.sigma.astype(np.float16)},
+                    {"defocus_um": "um"},
+                )
+            except (ValueError, AnalysisError) as error:
+                # frames of another kind, or not of the first one's size: the experiment goes on, and the
+                # record says why there is no result
                 return self._left(start, of, Reason.UNFAMILIAR, str(error))
-            if not made.accepted or made.reason is Reason.STILL_SHARP:
-                return self._left(start, of, made.reason, made=made)
-            self._run_of(start).add(
-                "refocused",
-                {**of, "defocus_um": made.defocus_um, "mismatch": made.mismatch},
-                # half precision holds any camera's grey levels to a part in 2000
-                {f"refocused_{key}": made.frame, f"sigma_{key}": made.sigma.astype(np.float16)},
-                {"defocus_um": "um"},
-            )
             return Reading("", made.defocus_um, unit=self.unit)
         except Exception:
             # nobody waits for these readings, and the experiment goes on
@@ -182,7 +183,8 @@ class LiveRefocus(Analysis):
     ) -> Reading:
         """Record that a frame was left alone, and why."""
         defocus_um, mismatch = (math.nan, math.nan) if made is None else (made.defocus_um, made.mismatch)
-        values = {"defocus_um": defocus_um, "mismatch": mismatch, "reason": str(reason), "note": note}
+        values = {"defocus_um": float(defocus_um), "mismatch": float(mismatch)}
+        values |= {"reason": str(reason), "note": note}
         self._run_of(start).add("left", {**of, **values}, units={"defocus_um": "um"})
         accepted = reason is Reason.STILL_SHARP
         return Reading("", defocus_um, unit=self.unit, accepted=accepted, reason=reason)

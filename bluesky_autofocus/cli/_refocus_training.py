@@ -154,4 +154,12 @@ def _published(
     )
     if options.steps is not None:
         chosen = dataclasses.replace(chosen, steps=options.steps)
-    return train_published(sets, inputs=inputs, options=chosen, data=data, valid_for=valid_for, progress=show)
+    return train_published(
+        sets,
+        inputs=inputs,
+        options=chosen,
+        data=data,
+        valid_for=valid_for,
+        spherical_waves=options.spherical_waves,
+        progress=show,
+    )

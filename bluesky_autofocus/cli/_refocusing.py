@@ -80,13 +80,16 @@ def _refocuser(options: Namespace) -> Refocuser:
 def _refocus_file(refocuser: Refocuser, path: Path, options: Namespace) -> bool:
     folder = options.output or path.parent
     output = folder / f"{path.stem}-refocused.tif"
+    large = _large_image(path)
+    frames = [] if large is not None else _frames_of(path)
     size_um = pixel_size_said(path) if path.suffix.lower().startswith(".tif") else None
     if size_um is not None:
-        refocuser.check_values({"pixel_size_um": size_um})
-    large = _large_image(path)
+        try:
+            refocuser.check_values({"pixel_size_um": size_um})
+        except ValueError as error:
+            raise type(error)(f"{path}: as the file says, {error}") from error
     if large is not None:
         return _refocus_large(refocuser, path, large, output, options)
-    frames = _frames_of(path)
     made, sigmas, believed = [], [], True
     for number, frame in enumerate(frames):
         try:
@@ -106,12 +109,17 @@ def _refocus_file(refocuser: Refocuser, path: Path, options: Namespace) -> bool:
             "reason": str(one.reason),
         }
         _say(refocuser, said, options)
-    colours = "rgb" if frames[0].ndim == 3 else "minisblack"
-    tifffile.imwrite(output, np.stack(made), photometric=colours, compression="zlib")
+    _write(output, made)
     if options.sigma:
-        named = folder / f"{path.stem}-sigma.tif"
-        tifffile.imwrite(named, np.stack(sigmas).astype(np.float32), photometric=colours, compression="zlib")
+        _write(folder / f"{path.stem}-sigma.tif", sigmas)
     return believed
+
+
+def _write(path: Path, frames: list[np.ndarray]) -> None:
+    """Write frames as the pages of a TIFF."""
+    colours = "rgb" if frames[0].ndim == 3 else "minisblack"
+    pages = np.stack(frames) if len(frames) > 1 else frames[0]
+    tifffile.imwrite(path, pages, photometric=colours, compression="zlib")
 
 
 def _frames_of(path: Path) -> list[np.ndarray]:
@@ -135,11 +143,16 @@ def _large_image(path: Path) -> Any:
             page: Any = tiff.pages[0]
             if page.imagelength * page.imagewidth < LARGE_PX:
                 return None
+            pages = len(tiff.series[0].pages)
+        if pages > 1:
+            raise StackError(f"{path} has {pages} pages: expected one where they are of {LARGE_PX} pixels")
         try:
             return tifffile.memmap(path, page=0, mode="r")
         except ValueError:
             # compressed or in tiles: decoded into a file that goes away with the array
             return tifffile.imread(path, key=0, out="memmap")
+    except StackError:
+        raise
     except Exception as error:
         raise StackError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
@@ -147,13 +160,22 @@ def _large_image(path: Path) -> Any:
 def _refocus_large(refocuser: Refocuser, path: Path, source: Any, output: Path, options: Namespace) -> bool:
     if not isinstance(refocuser, RefocusModel):
         raise ValueError(f"{path} has {source.shape}: a deconvolution takes up to {LARGE_PX} pixels")
+    if options.sigma:
+        raise ValueError(f"{path}: --sigma is for images of up to {LARGE_PX} pixels")
     colours = "rgb" if source.ndim == 3 else "minisblack"
-    refocuser.check_frame(source)
-    target = tifffile.memmap(
-        output, shape=source.shape, dtype=source.dtype, photometric=colours, bigtiff=source.nbytes > 1 << 31
-    )
-    with shown_progress(not options.json, unit="row") as show:
-        found = refocus_rows(refocuser, source, target, progress=show)
+    try:
+        refocuser.check_frame(source)
+        target = tifffile.memmap(
+            output,
+            shape=source.shape,
+            dtype=source.dtype.newbyteorder("="),
+            photometric=colours,
+            bigtiff=source.nbytes > 1 << 31,
+        )
+        with shown_progress(not options.json, unit="row") as show:
+            found = refocus_rows(refocuser, source, target, progress=show)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     target.flush()
     said = {
         "file": str(path),
@@ -174,7 +196,14 @@ def _refocus_run(refocuser: Refocuser, run: Any, catalog: Catalog, options: Name
     from bluesky_autofocus.callbacks import LiveRefocus, analyse
 
     streams = options.stream
-    uid = run.metadata["start"]["uid"]
+    start = run.metadata["start"]
+    uid = start["uid"]
+    if "refocused_run" in start:
+        # found by -1 or by its scan_id, which is that of the run with the frames
+        raise ValueError(
+            f"run {uid[:8]} holds refocused frames: give the one that they are of, "
+            f"{start['refocused_run'][:8]}"
+        )
     unknown = [name for name in streams or () if name not in run]
     if unknown:
         raise ValueError(f"run {uid[:8]} has no stream {unknown[0]!r}: it has {', '.join(run)}")

@@ -6,9 +6,10 @@ up (`bluesky_autofocus.widefield`): light from what is out of focus is spread, n
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from bluesky_autofocus._fft import fft, threads
 from bluesky_autofocus.widefield import Widefield
@@ -129,14 +130,16 @@ class FluorescentNuclei:
         field = fft.irfft2(noise * gain, s=shape, workers=threads())
         return field / field.std()
 
-    def _window(self, row: float, column: float, reach_um: float) -> tuple[ArrayLike, ArrayLike, ArrayLike]:
+    def _window(
+        self, row: float, column: float, reach_um: float
+    ) -> tuple[Any, NDArray[np.floating], NDArray[np.floating]]:
         """Return the indices of a square about a place, and coordinates from the place in um."""
         half = min(math.ceil(reach_um / self._pixel_um), min(self.shape_px) // 2 - 1)
         steps = np.arange(-half, half + 1)
         rows, columns = steps + int(row), steps + int(column)
         where = np.ix_(rows % self.shape_px[0], columns % self.shape_px[1])
         y, x = (rows - row)[:, None] * self._pixel_um, (columns - column) * self._pixel_um
-        return where, y, x  # type: ignore[return-value] - indices
+        return where, y, x
 
     def _draw_nucleus(self, row: float, column: float) -> None:
         rng = self._rng

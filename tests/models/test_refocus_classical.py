@@ -19,6 +19,8 @@ from bluesky_autofocus.widefield import Widefield
 OPTICS = LightOptics(0.45, 0.46, 0.656, 20.0, 1.0)
 SHAPE = (200, 240)
 CAMERA = LightCamera(electrons=1000.0, gain=1.0, vignetting=0.0, dust_per_mpx=0.0)
+QUICKLY = {Wiener: {}, RichardsonLucy: {"iterations": 15}}
+"""Where it does not matter how good they are."""
 METHODS = pytest.mark.parametrize("method", [Wiener, RichardsonLucy])
 
 
@@ -76,7 +78,7 @@ class TestPointSpread:
     def test_it_grows_with_the_cone_of_light(self, widefield):
         sides = [len(point_spread(widefield, z_um)) for z_um in (12.0, 24.0, 36.0)]
         cone_px = 12 * math.tan(math.asin(0.45)) / OPTICS.pixel_size_um
-        assert np.diff(sides) == pytest.approx(2 * cone_px, rel=0.4)
+        assert sides[2] - sides[0] == pytest.approx(4 * cone_px, rel=0.15)
         assert len(point_spread(widefield, 12.0, share=0.9)) < sides[0]
 
     @pytest.mark.parametrize("share", [0.0, 1.0, math.nan])
@@ -92,11 +94,11 @@ class TestPointSpread:
 
 @METHODS
 class TestBoth:
-    @pytest.mark.parametrize(("defocus_um", "gain_db"), [(30.0, 3), (12.0, 3), (-4.0, 3), (-18.0, 3)])
-    def test_frames_get_better(self, widefield, nuclei, target, method, defocus_um, gain_db):
+    @pytest.mark.parametrize("defocus_um", [30.0, 12.0, -4.0, -18.0])
+    def test_frames_get_better(self, widefield, nuclei, target, method, defocus_um):
         blurred = frame_at(nuclei, defocus_um)
         result = method(widefield, defocus_um).refocus(blurred)
-        assert psnr(result.frame, target) > psnr(blurred, target) + gain_db
+        assert psnr(result.frame, target) > psnr(blurred, target) + 2.5
 
     def test_it_has_to_know_on_which_side_of_focus(self, widefield, nuclei, target, method):
         blurred = frame_at(nuclei, 20.0)
@@ -108,7 +110,7 @@ class TestBoth:
         assert psnr(method(widefield, 0.0).refocus(frame).frame, target) > psnr(frame, target) - 2
 
     def test_what_is_said_of_it(self, widefield, nuclei, method):
-        result = method(widefield, -18.0).refocus(frame_at(nuclei, -18.0))
+        result = method(widefield, -18.0, **QUICKLY[method]).refocus(frame_at(nuclei, -18.0))
         assert result.accepted and result.reason is Reason.OK
         assert result.defocus_um == 18.0 and math.isnan(result.mismatch)
         assert result.sigma.shape == SHAPE and result.sigma.dtype == np.float32
@@ -126,13 +128,13 @@ class TestBoth:
     def test_a_second_time_it_is_the_same(self, widefield, nuclei, method):
         frame = frame_at(nuclei, 12.0)
         before = frame.copy()
-        one = method(widefield, 12.0)
+        one = method(widefield, 12.0, **QUICKLY[method])
         np.testing.assert_array_equal(one.refocus(frame).frame, one.refocus(frame).frame)
         np.testing.assert_array_equal(frame, before)
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
     def test_type_and_scale_are_kept(self, widefield, nuclei, target, method, dtype):
-        frame, one = frame_at(nuclei, 12.0), method(widefield, 12.0)
+        frame, one = frame_at(nuclei, 12.0), method(widefield, 12.0, **QUICKLY[method])
         expected = one.refocus(frame).frame
         assert expected.dtype == np.uint16
         # to 8 bits, or to a float scale with an offset of its own
@@ -147,7 +149,7 @@ class TestBoth:
     def test_of_colour_each_channel_by_itself(self, widefield, nuclei, method):
         grey = frame_at(nuclei, 12.0)
         colour = np.stack([grey, grey // 2 + 7, grey[::-1]], axis=2)
-        one = method(widefield, 12.0)
+        one = method(widefield, 12.0, **QUICKLY[method])
         result = one.refocus(colour)
         assert result.frame.shape == result.sigma.shape == (*SHAPE, 3) and result.frame.dtype == np.uint16
         for n in range(3):
@@ -169,21 +171,21 @@ class TestBoth:
         assert psnr(result, target) > psnr(blurred, target) + 3
 
     def test_nothing_comes_in_from_the_borders(self, widefield, method):
-        """A bright slope ends there in steps, for a transform that takes the frame for periodic."""
+        """A slope ends there in steps, for a transform that takes the frame for periodic."""
         rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
         frame = (1000 + 5.0 * rows + 3.0 * columns).astype(np.float32)
         result = method(widefield, 20.0).refocus(frame).frame
-        inner = slice(60, -60)
-        assert np.abs(result - frame)[inner, inner].max() < 0.02 * np.ptp(frame)
-        assert np.abs(result - frame).max() < 0.2 * np.ptp(frame)
+        off = np.abs(result - frame) / np.ptp(frame)
+        assert off[60:-60, 60:-60].max() < 0.03 and off.mean() < 0.04 and off.max() < 0.4
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
     def test_an_empty_frame_stays_empty(self, widefield, method, dtype):
+        one = method(widefield, 12.0, **QUICKLY[method])
         flat = np.full(SHAPE, 7, dtype)
-        np.testing.assert_allclose(method(widefield, 12.0).refocus(flat).frame, flat, rtol=1e-5)
+        np.testing.assert_allclose(one.refocus(flat).frame, flat, rtol=1e-5)
         noise = np.random.default_rng(0).normal(100, 3, SHAPE)
         dark = (noise if dtype is np.float32 else np.rint(noise)).astype(dtype)
-        result = method(widefield, 12.0).refocus(dark).frame
+        result = one.refocus(dark).frame
         assert result.mean() == pytest.approx(100, abs=1) and result.std() < 6
 
     def test_light_is_not_wrapped_round(self, widefield, method):
@@ -209,7 +211,7 @@ class TestBoth:
         with pytest.raises(ValueError, match="frame is of type .*: expected uint8, uint16 or float"):
             method(widefield, 5.0).refocus(np.zeros(SHAPE, dtype))
 
-    @pytest.mark.parametrize("shape", [(60, 200), (200, 60), (60, 200, 3)])
+    @pytest.mark.parametrize("shape", [(50, 200), (200, 50), (50, 200, 3)])
     def test_smaller_than_the_image_of_a_point(self, widefield, method, shape):
         with pytest.raises(ValueError, match="expected at least .* pixels each way"):
             method(widefield, 30.0).refocus(np.zeros(shape, np.uint8))
@@ -234,23 +236,19 @@ class TestBoth:
 
 
 class TestWiener:
-    @pytest.mark.parametrize(("defocus_um", "most_db"), [(30.0, 1), (12.0, 1), (-32.0, 2)])
-    def test_the_balance_by_default_is_near_the_best(self, widefield, nuclei, target, defocus_um, most_db):
-        frame = frame_at(nuclei, defocus_um)
+    @pytest.mark.parametrize(
+        ("defocus_um", "electrons", "most_db"),
+        [(30.0, 1000, 1), (12.0, 1000, 1), (12.0, 60, 1.5), (12.0, 4000, 1), (-32.0, 1000, 2)],
+    )
+    def test_the_balance_by_default_is_near_the_best(self, widefield, nuclei, defocus_um, electrons, most_db):
+        camera = dataclasses.replace(CAMERA, electrons=electrons)
+        frame, target = frame_at(nuclei, defocus_um, camera), camera.noiseless(shown(nuclei.image(0.0)))
         found = psnr(Wiener(widefield, defocus_um).refocus(frame).frame, target)
         others = [
             psnr(Wiener(widefield, defocus_um, balance=balance).refocus(frame).frame, target)
             for balance in 10.0 ** np.arange(-4, 0, 0.5)
         ]
         assert found > max(others) - most_db
-
-    def test_more_noise_makes_it_smoother(self, widefield, nuclei):
-        quiet, noisy = (
-            Wiener(widefield, 12.0).refocus(frame_at(nuclei, 12.0, CAMERA.__class__(electrons=e))).frame
-            for e in (10_000.0, 50.0)
-        )
-        quiet, noisy = (np.abs(np.fft.rfft2(f / f.std()))[20:60, 20:60].mean() for f in (quiet, noisy))
-        assert noisy < quiet * 1.5
 
     def test_the_light_is_kept(self, widefield, nuclei):
         frame = frame_at(nuclei, 12.0).astype(np.float64)

@@ -166,3 +166,11 @@ class TestSampler:
     def test_a_piece_may_be_a_whole_frame(self):
         x, _ = sampler(made(shape=(24, 24)), crop_px=24).batch(2)
         assert x.shape == (2, 24, 24, 1)
+
+    def test_beyond_the_frame_lies_its_mirror_image(self):
+        x, target = sampler(made(shape=(24, 24)), crop_px=32, beyond_px=4).batch(4)
+        assert x.shape == (4, 32, 32, 1)
+        # the piece is the frame with 4 pixels of mirror image all around, however it is turned
+        for seen in (*x[..., 0], *target[..., 0]):
+            np.testing.assert_allclose(seen[:4], seen[8:4:-1], atol=1e-5)
+            np.testing.assert_allclose(seen[:, -4:], seen[:, -6:-10:-1], atol=1e-5)

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,52 @@ LEAST_PX = 64
 _DTYPES = (np.uint8, np.uint16, np.float32, np.float64)
 _EMPTY = 5.0
 """A frame whose range of grey levels is not larger than so many deviations of its noise shows nothing."""
+_SURE_UM = 1.0
+"""Where a frame was taken to be farther than this from where its result says, it is computed again."""
+_LEVEL_UM = 4.0
+"""Of a frame that is the same distance from focus all over, its tiles differ by less than this."""
 _IN_FOCUS_DOF = 0.5
 """Frames nearer to focus than this are left as they are."""
+
+
+class Tile(NamedTuple):
+    """What a network makes of a tile.
+
+    Parameters
+    ----------
+    mean : ndarray of float32, shape (h, w)
+        The tile in focus.
+    deviation : ndarray of float32, shape (h, w), or None
+        Of its error.
+    strangeness : float
+        Up to 1 for what is like the training set.
+    defocus_um : float
+        How far from focus it was taken to be; NaN where a network does not ask.
+    """
+
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32] | None
+    strangeness: float = 0.0
+    defocus_um: float = math.nan
+
+
+class Computed(NamedTuple):
+    """What a network makes of a frame, before it is judged.
+
+    Parameters
+    ----------
+    result, sigma : ndarray of float32, shape (H, W)
+        As `Levels` makes them.
+    strangeness : float
+        The median of the tiles.
+    defocus_um : ndarray
+        How far from focus each tile was taken to be.
+    """
+
+    result: NDArray[np.float32]
+    sigma: NDArray[np.float32]
+    strangeness: float
+    defocus_um: NDArray[np.float64]
 
 
 class RefocusModel(TolerantModel):
@@ -50,12 +94,12 @@ class RefocusModel(TolerantModel):
 
     multiple_px: ClassVar[int] = 32
     """What the sides of tiles are multiples of."""
-    context_px: ClassVar[int] = 64
+    context_px: ClassVar[int] = 48
     """Margin of a tile of which nothing is kept."""
 
     def __init__(self, card: ModelCard, arrays: Mapping[str, NDArray[Any]]) -> None:
         super().__init__(card, arrays)
-        self.tile_px = 512
+        self.tile_px = 1152
         with self._complete():
             said = card.architecture_parameters
             self._mismatch_limit = float(said["mismatch_limit"])
@@ -65,20 +109,15 @@ class RefocusModel(TolerantModel):
                 self.optics, float(said["spherical_waves"]), reach_um=self._farthest_um + 8
             )
 
-    def _run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, float]:
-        """Return a tile in focus, the deviation of its error, and how strange the tile is.
+    def _run(self, x: NDArray[np.float32], defocus_um: float | None) -> Tile:
+        """Return a tile in focus.
 
         Parameters
         ----------
         x : ndarray of float32, shape (h, w)
             As `Levels` makes it.
-
-        Returns
-        -------
-        mean : ndarray, shape (h, w)
-        deviation : ndarray, shape (h, w), or None
-        strangeness : float
-            Up to 1 for what is like the training set.
+        defocus_um : float, optional
+            How far from focus it is; a network that needs to know finds out where it is not told.
         """
         raise NotImplementedError("a network says what it makes of a tile")
 
@@ -95,7 +134,7 @@ class RefocusModel(TolerantModel):
     def prepare(self) -> None:
         """Load what runs the network now, so that the first frame need not wait."""
         side = math.ceil((LEAST_PX + 2 * self.context_px) / self.multiple_px) * self.multiple_px
-        self._run(np.zeros((side, side), np.float32))
+        self._run(np.zeros((side, side), np.float32), None)
 
     def refocus(self, frame: NDArray[Any]) -> Refocused:
         """Return a frame as it would look in focus, and how far to believe that.
@@ -145,15 +184,45 @@ class RefocusModel(TolerantModel):
         levels, noise = Levels.of(frame), noise_of(frame)
         if not self.shows_something(frame, noise):
             return _refused(frame, Reason.EMPTY)
-        result, sigma = (np.empty(frame.shape, np.float32) for _ in range(2))
-        strangeness: list[float] = []
-        for first, values in self.blended(lambda a, b: levels.apply(frame[a:b]), frame.shape, strangeness):
-            result[first : first + len(values)] = values[..., 0]
-            sigma[first : first + len(values)] = values[..., 1]
-        made = self._judged(frame, result, levels, noise, float(np.median(strangeness)))
-        return dataclasses.replace(made, sigma=sigma * np.float32(levels.scale)) if made.accepted else made
+        computed = self.computed(frame, levels)
+        window = busiest_window(frame)
+
+        def known_of(one: Computed) -> Explanation:
+            return self.explained(levels.apply(frame[window]), one.result[window], noise / levels.scale)
+
+        known = known_of(computed)
+        taken_um = float(np.median(computed.defocus_um))
+        # to know how far out it was is worth a second look, unless it is not the same all over
+        if abs(abs(taken_um) - known.defocus_um) > _SURE_UM and np.ptp(computed.defocus_um) < _LEVEL_UM:
+            told_um = math.copysign(min(known.defocus_um, self._farthest_um), taken_um)
+            again = self.computed(frame, levels, told_um)
+            known_again = known_of(again)
+            if known_again.mismatch < known.mismatch:
+                computed, known = again, known_again
+        return self._judged(frame, computed, known, levels)
 
     # In parts, for large images, training and benchmarks
+
+    def computed(self, frame: NDArray[Any], levels: Levels, defocus_um: float | None = None) -> Computed:
+        """Return what the network makes of a grey frame, without any judgement.
+
+        Parameters
+        ----------
+        frame : ndarray, shape (H, W)
+        levels : Levels
+            Of the frame.
+        defocus_um : float, optional
+            How far from focus it is known to be.
+        """
+        result, sigma = (np.empty(frame.shape, np.float32) for _ in range(2))
+        tiles: list[tuple[float, float]] = []
+        for first, values in self.blended(
+            lambda a, b: levels.apply(frame[a:b]), frame.shape, tiles, defocus_um
+        ):
+            result[first : first + len(values)] = values[..., 0]
+            sigma[first : first + len(values)] = values[..., 1]
+        strangeness, taken_um = np.array(tiles).T
+        return Computed(result, sigma, float(np.median(strangeness)), taken_um)
 
     @staticmethod
     def shows_something(frame: NDArray[Any], noise: float) -> bool:
@@ -164,7 +233,8 @@ class RefocusModel(TolerantModel):
         self,
         rows: Callable[[int, int], NDArray[np.float32]],
         shape: tuple[int, ...],
-        strangeness: list[float],
+        tiles: list[tuple[float, float]],
+        defocus_um: float | None = None,
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield rows of a frame in focus, from the top down: first row, and (n, W, 2) values with deviations.
 
@@ -174,14 +244,17 @@ class RefocusModel(TolerantModel):
             ``rows(first, last)`` gives those of the frame as `Levels` makes them.
         shape : tuple of int
             Of the frame.
-        strangeness : list of float
-            Of each tile is added to it.
+        tiles : list of tuple
+            Strangeness and distance from focus of each tile are added to it.
+        defocus_um : float, optional
+            That the frame is known to have.
         """
 
         def run(tile: NDArray[np.float32]) -> NDArray[np.float32]:
-            mean, deviation, strange = self._run(tile)
-            strangeness.append(strange)
-            return np.stack([mean, np.full_like(mean, np.nan) if deviation is None else deviation], axis=-1)
+            one = self._run(tile, defocus_um)
+            tiles.append((one.strangeness, one.defocus_um))
+            deviation = np.full_like(one.mean, np.nan) if one.deviation is None else one.deviation
+            return np.stack([one.mean, deviation], axis=-1)
 
         return blended(
             rows,
@@ -195,20 +268,18 @@ class RefocusModel(TolerantModel):
     def _judged(
         self,
         frame: NDArray[Any],
-        result: NDArray[np.float32],
+        computed: Computed,
+        known: Explanation,
         levels: Levels,
-        noise: float,
-        strangeness: float,
     ) -> Refocused:
         """Decide whether what the network made of a frame may be shown."""
-        window = busiest_window(frame)
-        known = self.explained(levels.apply(frame[window]), result[window], noise / levels.scale)
-        reason = self.reason(known, strangeness)
+        reason = self.reason(known, computed.strangeness)
         in_focus = known.defocus_um <= _IN_FOCUS_DOF * self.optics.depth_of_field_um
-        shown = frame.copy() if in_focus or reason is not None else levels.undo(result, frame.dtype)
+        shown = frame.copy() if in_focus or reason is not None else levels.undo(computed.result, frame.dtype)
+        sigma = computed.sigma * np.float32(levels.scale if reason is None else math.nan)
         return Refocused(
             shown,
-            np.full(frame.shape, np.nan, np.float32),
+            sigma,
             known.defocus_um,
             known.mismatch,
             reason is None,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bluesky_autofocus.models._model import part_of
 from bluesky_autofocus.models.card import ModelCard
 from bluesky_autofocus.models.refocus._channels import CHANNELS_IN, DefocusNetwork, with_deconvolved
-from bluesky_autofocus.models.refocus._frame_model import RefocusModel
+from bluesky_autofocus.models.refocus._frame_model import RefocusModel, Tile
 from bluesky_autofocus.models.refocus._network import HINT, MULTIPLE, onnx_network, shapes_of
 from bluesky_autofocus.models.refocus._spectrum import RINGS
 
@@ -63,9 +63,12 @@ class UNetModel(RefocusModel):
         options.intra_op_num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
-    def _run(self, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None, float]:
-        mean, expected, deepest = self.raw(x, self.defocus_of(x))
-        return mean, np.hypot(self._scale * expected, self._floor), self.strangeness(deepest)
+    def _run(self, x: NDArray[np.float32], defocus_um: float | None) -> Tile:
+        if defocus_um is None:
+            defocus_um = self.defocus_of(x)
+        mean, expected, deepest = self.raw(x, defocus_um)
+        deviation = np.hypot(self._scale * expected, self._floor)
+        return Tile(mean, deviation, self.strangeness(deepest), defocus_um)
 
     # In parts, for training and benchmarks
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["blended"]
+__all__ = ["blended", "reflected"]
 
 _BLEND_PX = 32
 """Over which neighbouring tiles fade into each other."""
@@ -52,7 +52,7 @@ def blended(
     weights: NDArray[np.float32] | None = None
     for number, top in enumerate(vertical.starts):
         band = _mirrored(rows, shape[0], top - context_px, vertical.side_px)
-        indices = _reflected(np.arange(-context_px, horizontal.padded - context_px), shape[1])
+        indices = reflected(np.arange(-context_px, horizontal.padded - context_px), shape[1])
         band = band[:, indices]
         total: Any = None
         weight = np.zeros((vertical.core_px, horizontal.padded), np.float32)
@@ -110,7 +110,7 @@ class _Places:
         return np.minimum(np.minimum(before, after), 1)
 
 
-def _reflected(at: NDArray[np.int_], length: int) -> NDArray[np.int_]:
+def reflected(at: NDArray[np.int_], length: int) -> NDArray[np.int_]:
     """Return the places within the frame, mirrored where they lie beyond an edge, which is not doubled."""
     period = max(2 * (length - 1), 1)
     at = np.abs(at) % period
@@ -120,6 +120,6 @@ def _reflected(at: NDArray[np.int_], length: int) -> NDArray[np.int_]:
 def _mirrored(
     rows: Callable[[int, int], NDArray[np.float32]], height: int, first: int, count: int
 ) -> NDArray[np.float32]:
-    wanted = _reflected(np.arange(first, first + count), height)
+    wanted = reflected(np.arange(first, first + count), height)
     low, high = int(wanted.min()), int(wanted.max()) + 1
     return rows(low, high)[wanted - low]

@@ -26,6 +26,10 @@ _TOLERANCE = 0.05
 _SHARE = 0.99
 _RINGS_UM = 20.0
 """Beyond the cone of light, a point is looked for this much farther out."""
+_LEAST_NOISE = 0.01
+"""Relative to contrast: what is beyond the borders is not known, even where there is no noise at all."""
+_LEAST_SPREAD_PX = 20.0
+"""So near to focus there is little to undo, and a frame is not to be smoothed instead."""
 _ROUNDING = 1e-6
 """Of transforms of single precision, relative to the brightest pixel."""
 
@@ -190,6 +194,18 @@ class _Deconvolution:
         """Return one channel in focus, from grey levels and their noise as `Levels` scales them."""
         raise NotImplementedError
 
+    def _continued(self, x: NDArray[np.float32]) -> tuple[tuple[slice, slice], NDArray[np.float32]]:
+        """Return where a channel lies in a larger array, and that: pixels at its borders go on beyond them.
+
+        To reflect it would put a crease along each border, and so sharp a thing no blurred frame has: nuclei
+        came out worse by 1 dB.
+        """
+        margin = 3 * len(self._spread) // 2
+        sizes = [fft.next_fast_len(n + 2 * margin, real=True) for n in x.shape]
+        widths = [(margin, size - n - margin) for n, size in zip(x.shape, sizes, strict=True)]
+        rows, columns = (slice(margin, margin + n) for n in x.shape)
+        return (rows, columns), np.pad(x, widths, mode="edge")
+
     def _focused(self, specimen: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what the microscope shows of a specimen in focus."""
         transfer = self.widefield.transfer(0.0, specimen.shape)  # type: ignore[arg-type] - two-dimensional
@@ -211,10 +227,10 @@ class Wiener(_Deconvolution):
         Power of noise relative to the specimen's; more of it leaves more blur and makes fewer ripples. By
         default it is
 
-            0.28 (noise / contrast)^0.5 / spread^0.4
+            2 (noise / (contrast spread))^0.75
 
         with the deviations of a frame's noise and of its grey levels, and the number of pixels that a point
-        is spread over.
+        is spread over, 20 at least.
 
     Raises
     ------
@@ -223,7 +239,7 @@ class Wiener(_Deconvolution):
 
     Notes
     -----
-    The balance by default was fitted to 12 simulated fields of nuclei at 12 planes. It is not the square of
+    The balance by default was fitted to 16 simulated fields of nuclei at 14 planes. It is not the square of
     the noise, as in theory: even where there is hardly any noise, nothing is known of what lies beyond the
     frame's borders, nor which nucleus lies higher than another. scikit-image's `unsupervised_wiener`, which
     takes all that is not explained for noise of the camera, was worse by 6 to 13 dB.
@@ -244,25 +260,31 @@ class Wiener(_Deconvolution):
 
     def _in_focus(self, x: NDArray[np.float32], noise: float) -> NDArray[np.float32]:
         mean = x.mean()
-        # mirrored it is periodic without a step, which would ripple far into the frame
-        mirrored = np.pad(x - mean, [(0, n) for n in x.shape], mode="symmetric")
-        transfer = self.widefield.transfer(self.defocus_um, mirrored.shape)  # type: ignore[arg-type]
+        inside, beyond = self._continued(x - mean)
+        # what the transform takes for periodic has to meet itself without a step
+        for axis, (n, window) in enumerate(zip(beyond.shape, inside, strict=True)):
+            at = np.arange(n)
+            away = np.maximum(np.maximum(window.start - at, at - window.stop + 1), 0) / window.start
+            fade = np.cos(np.pi / 2 * np.minimum(away, 1)).astype(np.float32) ** 2
+            beyond *= fade[:, None] if axis == 0 else fade
+        transfer = self.widefield.transfer(self.defocus_um, beyond.shape)  # type: ignore[arg-type]
         balance = self.balance if self.balance is not None else _balance(x, noise, transfer)
-        # scikit-image knows transfer functions by their being complex; of an impulse it is 1 everywhere
+        # scikit-image knows transfer functions by their shape, if that of the other is complex, too; that of
+        # an impulse is 1 everywhere
         specimen = _restoration().wiener(
-            mirrored,
+            beyond,
             transfer.astype(np.complex64),
             balance,
             reg=np.ones(transfer.shape, np.complex64),
             clip=False,
         )
-        return self._focused(specimen)[: x.shape[0], : x.shape[1]] + mean
+        return self._focused(specimen)[inside] + mean
 
 
 def _balance(x: NDArray[np.float32], noise: float, transfer: NDArray[np.float32]) -> float:
     contrast = math.sqrt(max(float(x.var()) - noise**2, 1e-12))
-    spread = 1 / float((transfer**2).mean())  # in pixels, by Parseval's theorem
-    return max(0.28 * math.sqrt(noise / contrast) / spread**0.4, 1e-6)
+    spread = max(1 / float((transfer**2).mean()), _LEAST_SPREAD_PX)  # by Parseval's theorem
+    return 2 * (max(noise / contrast, _LEAST_NOISE) / spread) ** 0.75
 
 
 class RichardsonLucy(_Deconvolution):
@@ -279,7 +301,7 @@ class RichardsonLucy(_Deconvolution):
     defocus_um : float
         Image plane minus focus of the frames, which has to be known.
     iterations : int
-        With more of them finer detail comes out, and later noise. 60 are near the best for nuclei 12 to 32 um
+        With more of them finer detail comes out, and later noise. 80 are near the best for nuclei 12 to 32 um
         from focus; nearer to it, fewer do.
 
     Raises
@@ -290,7 +312,7 @@ class RichardsonLucy(_Deconvolution):
 
     name = "richardson-lucy"
 
-    def __init__(self, widefield: Widefield, defocus_um: float, *, iterations: int = 60) -> None:
+    def __init__(self, widefield: Widefield, defocus_um: float, *, iterations: int = 80) -> None:
         if not (isinstance(iterations, int) and iterations >= 1):
             raise ValueError(f"iterations is {iterations!r}: expected a positive integer")
         super().__init__(widefield, defocus_um)
@@ -305,8 +327,7 @@ class RichardsonLucy(_Deconvolution):
         upright = float(((x - x.mean()) ** 3).mean()) >= 0
         light = np.maximum(x if upright else 1 - x, 0)
         # scikit-image takes all beyond the array for dark, and that comes in with every iteration
-        margin = len(self._spread)
-        light = np.pad(light, margin, mode="symmetric")
+        inside, light = self._continued(light)
         specimen = _restoration().richardson_lucy(
             light,
             self._spread,
@@ -314,5 +335,5 @@ class RichardsonLucy(_Deconvolution):
             clip=False,
             filter_epsilon=_ROUNDING * float(light.max()),
         )
-        light = self._focused(specimen)[margin:-margin, margin:-margin]
+        light = self._focused(specimen)[inside]
         return light if upright else 1 - light

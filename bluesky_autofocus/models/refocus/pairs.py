@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bluesky_autofocus._rows import RowsOnDisk
 from bluesky_autofocus.models.refocus._levels import Levels
+from bluesky_autofocus.models.refocus._tiles import reflected
 
 __all__ = ["FocalPairs", "Sampler"]
 
@@ -90,6 +91,9 @@ class Sampler:
         Only planes at these distances from focus; by default all.
     margin_px : int
         What `shown` is given beside the pieces, on each side.
+    beyond_px : int
+        How far pieces with their margins may reach beyond the frame, where it is mirrored, as it is when
+        it is refocused.
     shown : callable, optional
         ``(x, set, field, plane) -> channels``: what the network is shown of a piece with its margin, shape
         (h, w) and (h, w, k). By default the piece alone.
@@ -111,16 +115,18 @@ class Sampler:
         *,
         planes_um: Sequence[float] | None = None,
         margin_px: int = 0,
+        beyond_px: int = 0,
         shown: Callable[[NDArray[np.float32], int, int, int], NDArray[np.float32]] | None = None,
         jitter: float = 0.3,
     ) -> None:
         for one in sets:
-            if min(one.targets.shape[1:]) < crop_px + 2 * margin_px:
+            if min(one.targets.shape[1:]) + 2 * beyond_px < crop_px + 2 * margin_px:
                 raise ValueError(
                     f"frames of {one.targets.shape[1:]} pixels are too small for pieces of {crop_px}"
                     + (f" with margins of {margin_px}" if margin_px else "")
                 )
-        self._margin_px, self._shown = margin_px, shown or (lambda x, s, i, j: x[..., None])
+        self._margin_px, self._beyond_px = margin_px, beyond_px
+        self._shown = shown or (lambda x, s, i, j: x[..., None])
         self._sets, self._rng, self._crop_px, self._jitter = list(sets), rng, crop_px, jitter
         self._numbers = [
             np.arange(one.planes.shape[1])
@@ -132,15 +138,19 @@ class Sampler:
 
     def batch(self, count: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return what is shown of pieces, shape (count, crop_px, crop_px, k), and these in focus, k = 1."""
-        rng, margin = self._rng, self._margin_px
+        rng, margin, beyond = self._rng, self._margin_px, self._beyond_px
         side, inner = self._crop_px + 2 * margin, slice(margin, margin + self._crop_px)
         x, target = [], []
         for _ in range(count):
             s = int(rng.integers(len(self._sets)))
             one = self._sets[s]
             i, j = int(rng.integers(len(one))), int(rng.choice(self._numbers[s]))
-            top, left = (int(rng.integers(size - side + 1)) for size in one.targets.shape[1:])
-            window = slice(top, top + side), slice(left, left + side)
+            window = np.ix_(
+                *(
+                    reflected(int(rng.integers(-beyond, size + beyond - side + 1)) + np.arange(side), size)
+                    for size in one.targets.shape[1:]
+                )
+            )
             levels = self._levels(s, i, j)
             levels = dataclasses.replace(
                 levels, scale=levels.scale * float(np.exp(rng.uniform(-self._jitter, self._jitter)))

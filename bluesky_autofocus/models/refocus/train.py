@@ -1,6 +1,7 @@
 """How the default network is trained, calibrated and made into a model."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ _MARGIN_PX = 16
 """At the rim of a piece the network does not see what is blurred into it."""
 DECONVOLVED_MARGIN_PX = 32
 _EPOCHS = 60
-_MOST_FRAMES = 40_000
+_MOST_FRAMES = 24_000
 """By which the distance from focus is learnt."""
 
 
@@ -134,6 +135,7 @@ def fit(
         np.random.default_rng((options.seed, 1)),
         options.piece_px,
         margin_px=DECONVOLVED_MARGIN_PX,
+        beyond_px=UNetModel.context_px,
         shown=shown,
     )
     size = options.batch, options.piece_px, options.piece_px
@@ -164,7 +166,7 @@ def fit_defocus(
         n, planes = one.planes.shape[:2]
         for at in rng.choice(n * planes, min(each, n * planes), replace=False).tolist():
             frame = np.asarray(one.planes[at // planes, at % planes])
-            powers.append(ring_powers(Levels.of(frame).apply(frame)))
+            powers.append(ring_powers(as_tile(frame)))
             distances.append(one.defocus_um[at % planes] / farthest_um)
     x, y = np.stack(powers), np.array(distances, np.float32)
     mean, deviation = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-6)
@@ -182,18 +184,11 @@ def fit_defocus(
     return {**dense_arrays(network), "mean": mean, "deviation": deviation}
 
 
-def estimated(sets: Sequence[FocalPairs], network: DefocusNetwork) -> list[NDArray[np.float32]]:
-    """Return the distance from focus that a network tells of each plane, shape (n, n_planes) for each set."""
-    found = []
-    for one in sets:
-        n, planes = one.planes.shape[:2]
-        powers = [
-            ring_powers(Levels.of(frame).apply(frame))
-            for i in range(n)
-            for frame in np.asarray(one.planes[i])
-        ]
-        found.append(network.of_powers(np.stack(powers)).reshape(n, planes))
-    return found
+def as_tile(frame: NDArray[Any]) -> NDArray[np.float32]:
+    """Return a frame as it is refocused: with its mirror image about it, to sides that the network takes."""
+    margin = UNetModel.context_px
+    rests = [-(n + 2 * margin) % UNetModel.multiple_px for n in frame.shape]
+    return np.pad(Levels.of(frame).apply(frame), [(margin, margin + rest) for rest in rests], mode="reflect")
 
 
 def train_refocus(
@@ -247,11 +242,15 @@ def train_refocus(
     farthest_um = max(float(np.abs(one.defocus_um).max()) for one in sets)
     widefield = Widefield(inputs.optics, spherical_waves, reach_um=farthest_um + 8)
     defocus = fit_defocus(sets, farthest_um, options.seed)
-    distances = estimated(sets, DefocusNetwork(defocus, farthest_um))
+    defocus_of = DefocusNetwork(defocus, farthest_um)
     jitter = np.random.default_rng((options.seed, 3))
 
+    @functools.cache
+    def taken_um(s: int, i: int, j: int) -> float:
+        return defocus_of(as_tile(np.asarray(sets[s].planes[i, j])))
+
     def shown(x: NDArray[np.float32], s: int, i: int, j: int) -> NDArray[np.float32]:
-        return with_deconvolved(x, float(distances[s][i, j] + jitter.normal(0, 0.5)), widefield)
+        return with_deconvolved(x, taken_um(s, i, j) + float(jitter.normal(0, 0.5)), widefield)
 
     arrays, minutes = fit(
         sets,
@@ -326,33 +325,31 @@ def _calibrated(
     rng: np.random.Generator,
 ) -> UNetModel:
     """Return the model with what is familiar, true uncertainties, limits and figures."""
-    side = model.multiple_px
+    margin = model.context_px
 
-    def whole(frame: NDArray[Any]) -> NDArray[np.float32]:
-        height, width = (n // side * side for n in frame.shape)
-        return Levels.of(frame).apply(frame[:height, :width])
+    def run(frame: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Return what becomes of a frame as one tile, and the features of that."""
+        x = as_tile(frame)
+        mean, expected, deepest = model.raw(x, model.defocus_of(x))
+        inside = tuple(slice(margin, margin + n) for n in frame.shape)
+        return mean[inside], expected[inside], deepest
 
-    def run(x: NDArray[np.float32]) -> tuple[Any, Any, Any]:
-        return model.raw(x, model.defocus_of(x))
-
-    features = np.stack([run(whole(frame))[2] for frame, _ in _frames(sets, _FAMILIAR, rng)])
+    features = np.stack([run(frame)[2] for frame, _ in _frames(sets, _FAMILIAR, rng)])
     mean, axes, spread = principal_axes(features.astype(np.float64))
     familiar = {"mean": mean, "axes": axes, "spread": spread}
     arrays = stored | {f"familiar.{key}": array.astype(np.float32) for key, array in familiar.items()}
     model = UNetModel(model.card, arrays)
     errors, expected, strange, mismatch = [], [], [], []
-    inner = slice(_MARGIN_PX, -_MARGIN_PX)
     for frame, target in _frames(validation, _CHECKED, rng):
-        x, levels = whole(frame), Levels.of(frame)
-        result, scale, deepest = run(x)
-        wanted = levels.apply(target[: x.shape[0], : x.shape[1]])
+        levels = Levels.of(frame)
+        result, scale, deepest = run(frame)
         strange.append(model.strangeness(deepest))
-        window = busiest_window(frame[: x.shape[0], : x.shape[1]])
-        known = model.explained(x[window], result[window], noise_of(frame) / levels.scale)
+        window = busiest_window(frame)
+        known = model.explained(levels.apply(frame[window]), result[window], noise_of(frame) / levels.scale)
         mismatch.append(known.mismatch)
-        chosen = rng.integers(x[inner, inner].size, size=_PIXELS)
-        errors.append((result - wanted)[inner, inner].ravel()[chosen])
-        expected.append(scale[inner, inner].ravel()[chosen])
+        chosen = rng.integers(frame.size, size=_PIXELS)
+        errors.append((result - levels.apply(target)).ravel()[chosen])
+        expected.append(scale.ravel()[chosen])
     floor, scale = scale_sigma(np.concatenate(errors).astype(float), np.concatenate(expected).astype(float))
     said = {
         **model.card.architecture_parameters,
