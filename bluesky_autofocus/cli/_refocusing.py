@@ -109,17 +109,23 @@ def _refocus_file(refocuser: Refocuser, path: Path, options: Namespace) -> bool:
             "reason": str(one.reason),
         }
         _say(refocuser, said, options)
-    _write(output, made)
+    by = _description(refocuser, path)
+    _write(output, made, by)
     if options.sigma:
-        _write(folder / f"{path.stem}-sigma.tif", sigmas)
+        _write(folder / f"{path.stem}-sigma.tif", sigmas, f"standard uncertainty of what was {by}")
     return believed
 
 
-def _write(path: Path, frames: list[np.ndarray]) -> None:
+def _description(refocuser: Refocuser, path: Path) -> str:
+    """Return what a TIFF says of itself: nobody is to take it for one that a camera took."""
+    return f"computed from {path.name} by {refocuser.name} {refocuser.model_hash[:12]}".rstrip()
+
+
+def _write(path: Path, frames: list[np.ndarray], description: str) -> None:
     """Write frames as the pages of a TIFF."""
     colours = "rgb" if frames[0].ndim == 3 else "minisblack"
     pages = np.stack(frames) if len(frames) > 1 else frames[0]
-    tifffile.imwrite(path, pages, photometric=colours, compression="zlib")
+    tifffile.imwrite(path, pages, photometric=colours, compression="zlib", description=description)
 
 
 def _frames_of(path: Path) -> list[np.ndarray]:
@@ -170,6 +176,7 @@ def _refocus_large(refocuser: Refocuser, path: Path, source: Any, output: Path, 
             shape=source.shape,
             dtype=source.dtype.newbyteorder("="),
             photometric=colours,
+            description=_description(refocuser, path),
             bigtiff=source.nbytes > 1 << 31,
         )
         with shown_progress(not options.json, unit="row") as show:

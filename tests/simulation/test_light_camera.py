@@ -177,3 +177,11 @@ class TestNoiseless:
         assert (camera.noiseless(flat(10.0)) == camera.full_scale).all()
         assert (LightCamera(bits=8).noiseless(flat(10.0)) == 255).all()
         assert (LightCamera(**CLEAN).noiseless(flat(0.0)) == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("intensity", "exposure"), [(np.ones((2, 8, 8), np.float32), 1.0), (np.ones((8, 8), np.float32), -1.0)]
+)
+def test_what_has_no_noiseless_frame(intensity, exposure):
+    with pytest.raises(ValueError, match="expected"):
+        LightCamera().noiseless(intensity, exposure)

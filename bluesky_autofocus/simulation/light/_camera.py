@@ -102,8 +102,7 @@ class LightCamera:
         """
         if intensity.ndim not in (2, 3):
             raise ValueError(f"intensity has shape {intensity.shape}: expected (H, W) or (n, H, W)")
-        if not (math.isfinite(exposure) and exposure >= 0):
-            raise ValueError(f"exposure is {exposure!r}: expected a finite number, zero or more")
+        _check_exposure(exposure)
         if intensity.ndim == 3:
             return np.stack([self.frame(one, rng, exposure) for one in intensity])
         electrons = intensity * self._shade(intensity.shape)  # type: ignore[arg-type] - two-dimensional
@@ -119,7 +118,16 @@ class LightCamera:
     def noiseless(
         self, intensity: NDArray[np.float32], exposure: float = 1.0
     ) -> NDArray[np.uint8 | np.uint16]:
-        """Return what the mean of very many frames would be, shape (H, W), as `frame` takes it."""
+        """Return what the mean of very many frames would be, shape (H, W), as `frame` takes it.
+
+        Raises
+        ------
+        ValueError
+            If this is no image, or the exposure no number of zero or more.
+        """
+        if intensity.ndim != 2:
+            raise ValueError(f"intensity has shape {intensity.shape}: expected (H, W)")
+        _check_exposure(exposure)
         electrons = intensity * self._shade(intensity.shape)  # type: ignore[arg-type] - two-dimensional
         return self._levels(electrons * np.float32(self.electrons * exposure))
 
@@ -152,6 +160,11 @@ class LightCamera:
             return rng.standard_normal(shape, np.float32)
         start = rng.integers(store.size - count)
         return store[start : start + count].reshape(shape) * np.float32(rng.choice((-1, 1)))
+
+
+def _check_exposure(exposure: float) -> None:
+    if not (math.isfinite(exposure) and exposure >= 0):
+        raise ValueError(f"exposure is {exposure!r}: expected a finite number, zero or more")
 
 
 @cache

@@ -391,8 +391,7 @@ def _calibrated(
                 frame = np.asarray(one.planes[number, one.nearest(z_um)])
                 levels = Levels.of(frame)
                 x, target = levels.apply(frame), levels.apply(one.targets[number])
-                parts = model.blended(lambda a, b, x=x: x[a:b], x.shape, [])
-                y = np.concatenate([values[..., 0] for _, values in parts])
+                y = model.computed(frame, levels).result
                 window = busiest_window(frame)
                 known = model.explained(x[window], y[window], noise_of(frame) / levels.scale)
                 mismatch.append(known.mismatch)
