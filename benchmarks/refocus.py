@@ -39,7 +39,7 @@ PLANES = (1, 5, 10, 14, 15, 16, 17, 18, 22, 27, 32)
 NAMED = (1, 5, 10, 32)
 _WAVES = sum(TRAINING[0].spherical_waves) / 2
 CLASSICAL = ("wiener", "richardson-lucy")
-CLASSICAL_FIELDS = 10
+CLASSICAL_FIELDS = 5
 """Deconvolution takes seconds a frame, so it is compared on the first fields."""
 
 

@@ -69,6 +69,7 @@ def train_refocus_network(options: Namespace, catalog: Catalog) -> int:
     from bluesky_autofocus.training import refocus as simulated
 
     sets: Sequence[Any]
+    pairs: Any = None
     if options.run or options.bbbc006 is not None:
         pairs = _recorded(options, catalog)
         if not options.json:
@@ -91,7 +92,8 @@ def train_refocus_network(options: Namespace, catalog: Catalog) -> int:
         return save_trained(model, options, fields=model.card.training.fields)
     with shown_progress(not options.json) as show:
         if options.published:
-            model = _published(options, [*sets, *checks], inputs, data, valid_for, show)
+            # it keeps fields out by itself
+            model = _published(options, sets if pairs is None else [pairs], inputs, data, valid_for, show)
         else:
             from bluesky_autofocus.models.refocus import UNetModel
             from bluesky_autofocus.models.refocus.train import train_refocus

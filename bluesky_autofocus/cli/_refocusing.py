@@ -118,7 +118,9 @@ def _refocus_file(refocuser: Refocuser, path: Path, options: Namespace) -> bool:
 
 def _description(refocuser: Refocuser, path: Path) -> str:
     """Return what a TIFF says of itself: nobody is to take it for one that a camera took."""
-    return f"computed from {path.name} by {refocuser.name} {refocuser.model_hash[:12]}".rstrip()
+    said = f"computed from {path.name} by {refocuser.name} {refocuser.model_hash[:12]}".rstrip()
+    # all that the text of a TIFF may have
+    return said.encode("ascii", "replace").decode()
 
 
 def _write(path: Path, frames: list[np.ndarray], description: str) -> None:

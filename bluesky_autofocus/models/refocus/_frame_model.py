@@ -25,10 +25,6 @@ LEAST_PX = 64
 _DTYPES = (np.uint8, np.uint16, np.float32, np.float64)
 _EMPTY = 5.0
 """A frame whose range of grey levels is not larger than so many deviations of its noise shows nothing."""
-_SURE_UM = 1.0
-"""Where a frame was taken to be farther than this from where its result says, it is computed again."""
-_LEVEL_UM = 4.0
-"""Of a frame that is the same distance from focus all over, its tiles differ by less than this."""
 _IN_FOCUS_DOF = 0.5
 """Frames nearer to focus than this are left as they are."""
 
@@ -44,14 +40,11 @@ class Tile(NamedTuple):
         Of its error.
     strangeness : float
         Up to 1 for what is like the training set.
-    defocus_um : float
-        How far from focus it was taken to be; NaN where a network does not ask.
     """
 
     mean: NDArray[np.float32]
     deviation: NDArray[np.float32] | None
     strangeness: float = 0.0
-    defocus_um: float = math.nan
 
 
 class Computed(NamedTuple):
@@ -63,14 +56,11 @@ class Computed(NamedTuple):
         As `Levels` makes them.
     strangeness : float
         The median of the tiles.
-    defocus_um : ndarray
-        How far from focus each tile was taken to be.
     """
 
     result: NDArray[np.float32]
     sigma: NDArray[np.float32]
     strangeness: float
-    defocus_um: NDArray[np.float64]
 
 
 class RefocusModel(TolerantModel):
@@ -109,16 +99,8 @@ class RefocusModel(TolerantModel):
                 self.optics, float(said["spherical_waves"]), reach_um=self._farthest_um + 8
             )
 
-    def _run(self, x: NDArray[np.float32], defocus_um: float | None) -> Tile:
-        """Return a tile in focus.
-
-        Parameters
-        ----------
-        x : ndarray of float32, shape (h, w)
-            As `Levels` makes it.
-        defocus_um : float, optional
-            How far from focus it is; a network that needs to know finds out where it is not told.
-        """
+    def _run(self, x: NDArray[np.float32]) -> Tile:
+        """Return a tile in focus; `x` as `Levels` makes it, shape (h, w)."""
         raise NotImplementedError("a network says what it makes of a tile")
 
     @property
@@ -134,7 +116,7 @@ class RefocusModel(TolerantModel):
     def prepare(self) -> None:
         """Load what runs the network now, so that the first frame need not wait."""
         side = math.ceil((LEAST_PX + 2 * self.context_px) / self.multiple_px) * self.multiple_px
-        self._run(np.zeros((side, side), np.float32), None)
+        self._run(np.zeros((side, side), np.float32))
 
     def refocus(self, frame: NDArray[Any]) -> Refocused:
         """Return a frame as it would look in focus, and how far to believe that.
@@ -184,45 +166,20 @@ class RefocusModel(TolerantModel):
         levels, noise = Levels.of(frame), noise_of(frame)
         if not self.shows_something(frame, noise):
             return _refused(frame, Reason.EMPTY)
-        computed = self.computed(frame, levels)
-        window = busiest_window(frame)
-
-        def known_of(one: Computed) -> Explanation:
-            return self.explained(levels.apply(frame[window]), one.result[window], noise / levels.scale)
-
-        known = known_of(computed)
-        taken_um = float(np.median(computed.defocus_um))
-        # to know how far out it was is worth a second look, unless it is not the same all over
-        if abs(abs(taken_um) - known.defocus_um) > _SURE_UM and np.ptp(computed.defocus_um) < _LEVEL_UM:
-            told_um = math.copysign(min(known.defocus_um, self._farthest_um), taken_um)
-            again = self.computed(frame, levels, told_um)
-            known_again = known_of(again)
-            if known_again.mismatch < known.mismatch:
-                computed, known = again, known_again
+        computed, window = self.computed(frame, levels), busiest_window(frame)
+        known = self.explained(levels.apply(frame[window]), computed.result[window], noise / levels.scale)
         return self._judged(frame, computed, known, levels)
 
     # In parts, for large images, training and benchmarks
 
-    def computed(self, frame: NDArray[Any], levels: Levels, defocus_um: float | None = None) -> Computed:
-        """Return what the network makes of a grey frame, without any judgement.
-
-        Parameters
-        ----------
-        frame : ndarray, shape (H, W)
-        levels : Levels
-            Of the frame.
-        defocus_um : float, optional
-            How far from focus it is known to be.
-        """
+    def computed(self, frame: NDArray[Any], levels: Levels) -> Computed:
+        """Return what the network makes of a grey frame, shape (H, W), without any judgement."""
         result, sigma = (np.empty(frame.shape, np.float32) for _ in range(2))
-        tiles: list[tuple[float, float]] = []
-        for first, values in self.blended(
-            lambda a, b: levels.apply(frame[a:b]), frame.shape, tiles, defocus_um
-        ):
+        strangeness: list[float] = []
+        for first, values in self.blended(lambda a, b: levels.apply(frame[a:b]), frame.shape, strangeness):
             result[first : first + len(values)] = values[..., 0]
             sigma[first : first + len(values)] = values[..., 1]
-        strangeness, taken_um = np.array(tiles).T
-        return Computed(result, sigma, float(np.median(strangeness)), taken_um)
+        return Computed(result, sigma, float(np.median(strangeness)))
 
     @staticmethod
     def shows_something(frame: NDArray[Any], noise: float) -> bool:
@@ -233,8 +190,7 @@ class RefocusModel(TolerantModel):
         self,
         rows: Callable[[int, int], NDArray[np.float32]],
         shape: tuple[int, ...],
-        tiles: list[tuple[float, float]],
-        defocus_um: float | None = None,
+        strangeness: list[float],
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Yield rows of a frame in focus, from the top down: first row, and (n, W, 2) values with deviations.
 
@@ -244,15 +200,13 @@ class RefocusModel(TolerantModel):
             ``rows(first, last)`` gives those of the frame as `Levels` makes them.
         shape : tuple of int
             Of the frame.
-        tiles : list of tuple
-            Strangeness and distance from focus of each tile are added to it.
-        defocus_um : float, optional
-            That the frame is known to have.
+        strangeness : list of float
+            Of each tile is added to it.
         """
 
         def run(tile: NDArray[np.float32]) -> NDArray[np.float32]:
-            one = self._run(tile, defocus_um)
-            tiles.append((one.strangeness, one.defocus_um))
+            one = self._run(tile)
+            strangeness.append(one.strangeness)
             deviation = np.full_like(one.mean, np.nan) if one.deviation is None else one.deviation
             return np.stack([one.mean, deviation], axis=-1)
 

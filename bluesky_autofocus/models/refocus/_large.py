@@ -90,7 +90,7 @@ def refocus_rows(
         made: Any = target if target.ndim == 2 else target[..., colour]
         step = max(1, math.isqrt(height * source.shape[1] >> 20))
         levels = Levels.of(np.asarray(shown[::step, ::step]))
-        tiles: list[tuple[float, float]] = []
+        strangeness: list[float] = []
 
         def rows(first: int, last: int, shown: Any = shown, levels: Levels = levels) -> NDArray[np.float32]:
             part = np.asarray(shown[first:last])
@@ -98,11 +98,11 @@ def refocus_rows(
                 raise ValueError(f"rows {first} to {last} of the image have pixels that are NaN or infinite")
             return levels.apply(part)
 
-        for first, values in model.blended(rows, source.shape, tiles):
+        for first, values in model.blended(rows, source.shape, strangeness):
             made[first : first + len(values)] = levels.undo(values[..., 0], target.dtype)
             if progress is not None:
                 progress(colour * height + first + len(values), colours * height)
-        found += _judged(model, shown, made, levels, float(np.median([one for one, _ in tiles])))
+        found += _judged(model, shown, made, levels, float(np.median(strangeness)))
     if not found:
         return LargeResult(0, math.nan, math.nan, (Reason.EMPTY,))
     return LargeResult(

@@ -65,6 +65,7 @@ def explain(
     widefield: Widefield,
     *,
     noise: float,
+    near_um: float | None = None,
 ) -> Explanation:
     """Return the distance from focus at which a result explains a recorded frame, and how well.
 
@@ -76,6 +77,8 @@ def explain(
         The optics.
     noise : float
         Deviation of the recorded frame's noise.
+    near_um : float, optional
+        Look only at about this distance, on both sides of focus, and not at all that there are.
     """
     shape = recorded.shape
     height, width = (int(fft.next_fast_len(n + 2 * _EDGE_PX, real=True)) for n in shape)
@@ -105,10 +108,13 @@ def explain(
             found[z_um] = left_over(z_um)
 
     reach = widefield.reach_um
-    coarse = np.arange(-reach, reach + 0.1, 4 * _STEP_UM).clip(-reach, reach)
-    for z_um in coarse.tolist():
+    if near_um is None:
+        coarse = np.arange(-reach, reach + 0.1, 4 * _STEP_UM).clip(-reach, reach).tolist()
+    else:
+        coarse = [near_um, -near_um]
+    for z_um in coarse:
         at(z_um)
-    for step_um in (2 * _STEP_UM, _STEP_UM, 0.5 * _STEP_UM):
+    for step_um in (2 * _STEP_UM, _STEP_UM, 0.5 * _STEP_UM)[0 if near_um is None else 1 :]:
         best = min(found, key=lambda z: found[z])
         for z_um in (best - step_um, best + step_um):
             if abs(z_um) <= reach:

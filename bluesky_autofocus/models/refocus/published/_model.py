@@ -62,5 +62,5 @@ class PublishedRefocusModel(RefocusModel):
         )
         return lambda x: run(tf.constant(x)).numpy()
 
-    def _run(self, x: NDArray[np.float32], defocus_um: float | None) -> Tile:
+    def _run(self, x: NDArray[np.float32]) -> Tile:
         return Tile(self._network(np.ascontiguousarray(x)[None, ..., None])[0, ..., 0], None)

@@ -258,9 +258,11 @@ def build(
         Share of the published channels. At 1/8 it can be trained without a graphics card.
     norm : str
         Of the expanding path. "weight" (Salimans and Kingma 2016), as published: each kernel is a direction
-        and a gain. "group" (Wu and He 2018): channels are normalised in groups over the whole piece, which
-        trains at higher rates. The default is the former also for a reason of its own: what comes out at a
-        pixel then does not depend on what else is in the tile, so that tiles of a frame fit together.
+        and a gain. "group" (Wu and He 2018): channels are normalised in groups over the whole tile, by which
+        it learns a little faster. The default is the former also for a reason of its own: what comes out at a
+        pixel then depends on what is around it, but not on what else is in the tile, so that tiles of a frame
+        fit together. On blurred discs, 48 px from its edge a tile was off by 0.0006 of the range of grey
+        levels, and by "group" by 0.003, however far from the edge; the error of either was 0.05.
     upsampling : str
         "blurred-shuffle", as published: a 1x1 convolution makes four channels of each, which become four
         pixels, and each is the mean of the 2x2 that end with it. "shuffle": the same without that mean.
@@ -336,7 +338,7 @@ def settle(model: Any, pieces: NDArray[np.float32], *, encoder: bool = True) -> 
 
     So Salimans and Kingma begin with weight normalisation. It is what batch normalisation would do to these
     pieces, but once and for all. On blurred discs, at a width of 1/8, 250 steps of 8 pieces of 64 px brought
-    the error of other discs from 0.065 to 0.038; without this to 0.051; with batch normalisation where
+    the error of other discs from 0.065 to 0.039; without this to 0.051; with batch normalisation where
     fastai's has it, in the contracting path and before each joining, to 0.044.
 
     Parameters
