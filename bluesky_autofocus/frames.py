@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 from bluesky.run_engine import RunEngine
 from bluesky.utils import Msg
+from h5py._objects import phil
 
 __all__ = ["FrameWriter", "RecordsFrames", "install_frame_routing", "read_frame"]
 
@@ -120,9 +121,12 @@ class FrameFile:
         if self._dataset.shape[0] <= self.saved:
             self._dataset.resize(self.saved + 1, axis=0)
         # One chunk is one frame, so the bytes can go to the file without the type conversion of `ds[i] =`.
-        self._dataset.id.write_direct_chunk(
-            (self.saved,) + (0,) * frame.ndim, np.ascontiguousarray(frame).data
-        )
+        # It alone of all that h5py does goes without h5py's lock (until its pull request 2764), and HDF5
+        # crashes when two threads write.
+        with phil:
+            self._dataset.id.write_direct_chunk(
+                (self.saved,) + (0,) * frame.ndim, np.ascontiguousarray(frame).data
+            )
         self._dataset.flush()
         return self.saved
 

@@ -9,6 +9,7 @@ against the other.
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -467,3 +468,37 @@ def test_who_records_frames(camera, sem, axis):
     assert isinstance(camera, RecordsFrames)
     assert isinstance(sem, RecordsFrames)
     assert not isinstance(axis, RecordsFrames)
+
+
+WRITERS = """
+    import sys, threading
+    from pathlib import Path
+    import numpy as np
+    from bluesky_autofocus.frames import FrameFile
+
+    sys.setswitchinterval(1e-5)
+    frame, done = np.ones((96, 128), np.uint16), []
+
+    def write(name):
+        for number in range(60):
+            file = FrameFile(Path(sys.argv[1], f"{name}-{number}.h5"), frame)
+            for row in range(10):
+                assert file.append(frame) == row
+                file.saved = row + 1
+            file.close()
+        done.append(name)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in range(3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    sys.exit(len(done) != 3)
+"""
+
+
+def test_frames_are_written_from_several_threads(tmp_path):
+    """As a camera's and those that are computed from them; in a process of its own, since HDF5 crashes."""
+    script = [sys.executable, "-c", textwrap.dedent(WRITERS), str(tmp_path)]
+    ended = subprocess.run(script, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr

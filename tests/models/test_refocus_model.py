@@ -11,7 +11,7 @@ from refocusing import OPTICS, PARAMETERS, blobs, make_arrays, make_card, make_m
 from bluesky_autofocus.defocus import ModelMismatchError
 from bluesky_autofocus.models.card import ModelFileError, ModelInputs
 from bluesky_autofocus.models.refocus import RefocusModel, UNetModel, load_model, refocus_rows
-from bluesky_autofocus.models.refocus._levels import Levels
+from bluesky_autofocus.models.refocus._levels import Levels, noise_of
 from bluesky_autofocus.models.refocus._reblur import Explanation
 from bluesky_autofocus.records import Reason
 
@@ -46,12 +46,9 @@ class TestInFocus:
         assert made.defocus_um <= 0.5 * OPTICS.depth_of_field_um and 0 <= made.mismatch < 0.05
         assert made.sigma.shape == frame.shape and made.sigma.dtype == np.float32
 
-    def test_its_uncertainty_in_grey_levels(self, model):
-        """The tiny network expects an error of 1 everywhere, of which the card makes 0.1."""
+    def test_its_uncertainty_is_its_noise(self, model):
         frame = blobs()
-        np.testing.assert_allclose(model.refocus(frame).sigma, 0.1 * Levels.of(frame).scale, rtol=1e-4)
-        sigma = make_model(sigma_floor=0.2).refocus(frame).sigma
-        np.testing.assert_allclose(sigma, math.hypot(0.1, 0.2) * Levels.of(frame).scale, rtol=1e-4)
+        np.testing.assert_allclose(model.refocus(frame).sigma, noise_of(frame), rtol=1e-6)
 
     @pytest.mark.parametrize("shape", [(64, 64), (65, 300), (257, 128), (1000, 70)])
     def test_any_size(self, model, shape):
@@ -72,6 +69,13 @@ class TestRefocused:
     def far(self, monkeypatch):
         """Let every result be explained from 12 um."""
         monkeypatch.setattr(RefocusModel, "explained", lambda *_: Explanation(12.0, 0.01))
+
+    def test_its_uncertainty_in_grey_levels(self, model, far):
+        """The tiny network expects an error of 1 everywhere, of which the card makes 0.1."""
+        frame = blobs()
+        np.testing.assert_allclose(model.refocus(frame).sigma, 0.1 * Levels.of(frame).scale, rtol=1e-4)
+        sigma = make_model(sigma_floor=0.2).refocus(frame).sigma
+        np.testing.assert_allclose(sigma, math.hypot(0.1, 0.2) * Levels.of(frame).scale, rtol=1e-4)
 
     @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
     def test_type_and_scale_are_kept(self, busy, far, dtype):

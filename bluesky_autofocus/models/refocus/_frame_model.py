@@ -168,7 +168,7 @@ class RefocusModel(TolerantModel):
             return _refused(frame, Reason.EMPTY)
         computed, window = self.computed(frame, levels), busiest_window(frame)
         known = self.explained(levels.apply(frame[window]), computed.result[window], noise / levels.scale)
-        return self._judged(frame, computed, known, levels)
+        return self._judged(frame, computed, known, levels, noise)
 
     # In parts, for large images, training and benchmarks
 
@@ -225,12 +225,16 @@ class RefocusModel(TolerantModel):
         computed: Computed,
         known: Explanation,
         levels: Levels,
+        noise: float,
     ) -> Refocused:
         """Decide whether what the network made of a frame may be shown."""
         reason = self.reason(known, computed.strangeness)
         in_focus = known.defocus_um <= _IN_FOCUS_DOF * self.optics.depth_of_field_um
         shown = frame.copy() if in_focus or reason is not None else levels.undo(computed.result, frame.dtype)
         sigma = computed.sigma * np.float32(levels.scale if reason is None else math.nan)
+        if in_focus and reason is None:
+            # what is left as it was has the noise that it had
+            sigma = np.full_like(sigma, noise)
         return Refocused(
             shown,
             sigma,
