@@ -734,7 +734,7 @@ class TestTraining:
                 levels = Levels.of(frame)
                 x, target = levels.apply(frame), levels.apply(pairs.targets[number])
                 # one tile, mirrored at its edges
-                y = model._run(np.pad(x, margin, mode="reflect"), None).mean[margin:-margin, margin:-margin]
+                y = model._run(np.pad(x, margin, mode="reflect")).mean[margin:-margin, margin:-margin]
                 found.append(
                     [np.mean(np.abs(y - target)), psnr_db(y, target), ssim(y, target), psnr_db(x, target)]
                 )
@@ -894,10 +894,10 @@ class TestFile:
         assert (read.card, read.model_hash) == (model.card, card.hash) and len(card.hash) == 64
         frame = discs(1, seed=5).planes[0, 0]
         x = Levels.of(frame).apply(frame)
-        np.testing.assert_allclose(read._run(x, None).mean, model._run(x, None).mean, atol=1e-5)
+        np.testing.assert_allclose(read._run(x).mean, model._run(x).mean, atol=1e-5)
         np.testing.assert_allclose(
             build(NARROW, arrays=read.arrays)(x[None, ..., None])[0, ..., 0],
-            model._run(x, None).mean,
+            model._run(x).mean,
             atol=1e-5,
         )
 

@@ -236,7 +236,8 @@ def test_neither_scale_nor_offset_of_the_score_matters(drive, peak, focus, width
         for a, b in ((1.0, 0.0), (2.0**exponent, offset))
     )
     assert other.reason is plain.reason
-    assert asked_other == pytest.approx(asked, abs=0.1 * DOF_UM)
+    # about the middle of a symmetric curve, rounding decides which side comes first
+    assert sorted(asked_other) == pytest.approx(sorted(asked), abs=0.1 * DOF_UM)
     assert other.position_um == pytest.approx(plain.position_um, abs=0.01 * DOF_UM, nan_ok=True)
 
 
