@@ -204,7 +204,8 @@ class LiveRefocus(Analysis):
                     # as text: a parameter may be nothing, which no document has a place for
                     "parameters": json.dumps(self.parameters),
                     "versions": {"bluesky-autofocus": version("bluesky-autofocus")},
-                    **{key: start[key] for key in ("sample", "scan_id") if key in start},
+                    # not its scan_id: that number is the first run's
+                    **{key: start[key] for key in ("sample",) if key in start},
                 },
             )
             self.runs.append(self._computed[uid].uid)

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "BLUESKY_AUTOFOCUS_DATA"
 CATALOG_VARIABLE = "BLUESKY_AUTOFOCUS_CATALOG"
+_LOOKED_AT = 100
+"""Newest runs among which the last number is looked for."""
 
 
 def default_folder() -> Path:
@@ -67,10 +69,12 @@ class Catalog:
         return self._server is not None
 
     def subscribe(self, run_engine: RunEngine) -> None:
-        """Record every run of a RunEngine; number its runs on from the newest one here."""
-        newest = self.client.values().last() if len(self.client) else None
-        if newest is not None:
-            run_engine.md["scan_id"] = newest.metadata["start"].get("scan_id", 0)
+        """Record every run of a RunEngine; number its runs on from the newest one here that has a number."""
+        if len(self.client):
+            # runs that were computed have none
+            newest = self.client.values().tail(_LOOKED_AT)[::-1]
+            numbers = (run.metadata["start"].get("scan_id") for run in newest)
+            run_engine.md["scan_id"] = next((number for number in numbers if number is not None), 0)
         run_engine.subscribe(self.recorder())
 
     def recorder(self) -> "_Writer":

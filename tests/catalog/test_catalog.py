@@ -24,6 +24,7 @@ from tiled.queries import Eq, Key
 
 import bluesky_autofocus.callbacks._replay as replay_module
 from bluesky_autofocus.callbacks import Analysis, AnalysisError, SharpnessAnalysis, analyse
+from bluesky_autofocus.callbacks._computed_run import ComputedRun
 from bluesky_autofocus.catalog import CatalogError, default_folder, open_catalog
 from bluesky_autofocus.catalog._catalog import _Writer
 from bluesky_autofocus.devices import SimulatedAxis, SimulatedCamera
@@ -236,6 +237,17 @@ class TestReading:
         later = Bench(catalog)
         later.RE(bp.count([later.camera]))
         assert later.db[-1].start["scan_id"] == number + 1
+
+    def test_a_computed_run_has_no_number(self, bench, catalog):
+        bench.RE(bp.count([bench.camera]))
+        number = bench.db[-1].start["scan_id"]
+        computed = ComputedRun(catalog.recorder(), catalog.frame_directory, {"plan_name": "computed"})
+        computed.close()
+        assert bench.db[-1].start["uid"] == computed.uid
+        later = Bench(catalog)
+        later.RE(bp.count([later.camera]))
+        assert later.db[-1].start["scan_id"] == number + 1
+        assert bench.db[number].start["plan_name"] == "count"
 
 
 class TestAnalyse:
