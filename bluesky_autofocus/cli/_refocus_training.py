@@ -21,10 +21,6 @@ _VALIDATED = 0.1
 """Share of the fields that are kept out of training."""
 _NARROW = 1 / 8
 """Width of the published network that can be trained without a graphics card."""
-_BBBC006 = LightOptics(
-    numerical_aperture=0.45, wavelength_um=0.46, pixel_size_um=0.656, magnification=20.0, refractive_index=1.0
-)
-"""Hoechst at 20x, binned 2 x 2."""
 _OPTICS = tuple(field.name for field in dataclasses.fields(LightOptics))
 _OPTIONS = {"numerical_aperture": "--na"}
 
@@ -141,7 +137,12 @@ def _recorded(options: Namespace, catalog: Catalog) -> Any:
 
 def _inputs(options: Namespace, pairs: Any) -> ModelInputs:
     known = given_optics(options)
-    optics = dataclasses.replace(_BBBC006, **known) if options.bbbc006 is not None else LightOptics(**known)
+    if options.bbbc006 is not None:
+        from bluesky_autofocus.simulation import HOECHST_20X
+
+        optics = dataclasses.replace(HOECHST_20X, **known)
+    else:
+        optics = LightOptics(**known)
     colours = "each" if len(np.unique(pairs.field)) < len(pairs) else "grey"
     return ModelInputs.of(optics, illumination="", patch_px=0, colour=colours)
 

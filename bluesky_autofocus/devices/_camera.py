@@ -118,6 +118,25 @@ class Camera(Device):
         yield from self.frame_writer.write(self._frame)
 
 
+class HoldsCamera:
+    """A device with a component ``camera``, which makes it a detector: to come before `Device` as a base."""
+
+    camera: Any
+
+    @property
+    def frame_writer(self) -> FrameWriter:
+        """Where its frames are written."""
+        return self.camera.frame_writer
+
+    def trigger(self) -> DeviceStatus:
+        """Take one frame."""
+        return self.camera.trigger()
+
+    def collect_asset_docs(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Write the newest frame and yield the documents that announce it."""
+        yield from self.camera.collect_asset_docs()
+
+
 def _mean(frame: np.ndarray) -> float:
     channels = 1 if frame.ndim == 2 else frame.shape[2]
     return sum(cv2.mean(frame)[:channels]) / channels

@@ -1,36 +1,30 @@
 """A fluorescence microscope over stained nuclei that is not there."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ophyd import Component as Cpt
 from ophyd import Device
-from ophyd.status import DeviceStatus
 
 from bluesky_autofocus.clock import Clock, VirtualClock
 from bluesky_autofocus.devices._axis import SimulatedAxis
-from bluesky_autofocus.devices._camera import SimulatedCamera
+from bluesky_autofocus.devices._camera import HoldsCamera, SimulatedCamera
 from bluesky_autofocus.devices._live_cells import Truth
-from bluesky_autofocus.devices._microscope import NOMINAL_EXPOSURE_S, Objective, _MadeBy
-from bluesky_autofocus.frames import FrameWriter
+from bluesky_autofocus.devices._microscope import NOMINAL_EXPOSURE_S, Objective, _MadeBy, seed_of_field
 from bluesky_autofocus.optics import LightOptics
-from bluesky_autofocus.simulation import FluorescentNuclei, LightCamera, Slide
+from bluesky_autofocus.simulation import HOECHST_20X, FluorescentNuclei, LightCamera, Slide
 from bluesky_autofocus.simulation.motion import AxisMechanics
 from bluesky_autofocus.widefield import Widefield
 
 __all__ = ["SimulatedFluorescenceMicroscope"]
 
-OPTICS = LightOptics(
-    numerical_aperture=0.45, wavelength_um=0.46, pixel_size_um=0.656, magnification=20.0, refractive_index=1.0
-)
 _REACH_UM = 60.0
 _KEPT_FIELDS = 2
 
 
-class SimulatedFluorescenceMicroscope(Device):
+class SimulatedFluorescenceMicroscope(HoldsCamera, Device):
     """A 20x microscope over fluorescent nuclei. As a detector it gives one grey frame a trigger.
 
     The slide is covered with fields, one beside the other; the stage shows them. Moving by less than a field
@@ -85,7 +79,7 @@ class SimulatedFluorescenceMicroscope(Device):
         *,
         frame_directory: Path | str,
         frame_shape: tuple[int, int] = (520, 696),
-        optics: LightOptics = OPTICS,
+        optics: LightOptics = HOECHST_20X,
         spherical_waves: float = 0.085,
         seed: int = 0,
         slide_tilt: tuple[float, float] = (2.0, -1.0),
@@ -157,8 +151,7 @@ class SimulatedFluorescenceMicroscope(Device):
     def _field(self, index: tuple[int, int]) -> FluorescentNuclei:
         """Return the field of an index (y, x)."""
         if index not in self._fields:
-            # seeds cannot be negative
-            seed = (self.seed, *(2 * i if i >= 0 else -2 * i - 1 for i in index))
+            seed = seed_of_field(self.seed, *index)
             self._fields[index] = FluorescentNuclei(
                 seed, self.frame_shape, self.widefield, **self.nuclei_options
             )
@@ -178,18 +171,3 @@ class SimulatedFluorescenceMicroscope(Device):
         light = np.roll(self._field((index[0], index[1])).image(z_um), moved_px, (0, 1))
         exposure = self.camera.exposure_s.get() / NOMINAL_EXPOSURE_S
         return self.light_camera.frame(light, self._rng, exposure)
-
-    # A detector
-
-    @property
-    def frame_writer(self) -> FrameWriter:
-        """Where its frames are written."""
-        return self.camera.frame_writer
-
-    def trigger(self) -> DeviceStatus:
-        """Take one frame."""
-        return self.camera.trigger()
-
-    def collect_asset_docs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Write the newest frame and yield the documents that announce it."""
-        yield from self.camera.collect_asset_docs()

@@ -2,7 +2,6 @@
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 from ophyd import Component as Cpt
 from ophyd import Device
-from ophyd.status import DeviceStatus
 
 from bluesky_autofocus.clock import Clock, VirtualClock
 from bluesky_autofocus.devices._axis import SimulatedAxis
-from bluesky_autofocus.devices._camera import SimulatedCamera
+from bluesky_autofocus.devices._camera import HoldsCamera, SimulatedCamera
 from bluesky_autofocus.devices._leds import SimulatedLEDArray
 from bluesky_autofocus.devices._signals import ComputedSignal
-from bluesky_autofocus.frames import FrameWriter
 from bluesky_autofocus.leds import LEDGeometry, Orientation
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.simulation import (
@@ -48,6 +45,11 @@ class _MadeBy(Cpt):
         return Cpt.create_component(made, instance)
 
 
+def seed_of_field(seed: int, *index: int) -> tuple[int, ...]:
+    """Return the seed of a field of a slide by its index; seeds cannot be negative."""
+    return seed, *(2 * i if i >= 0 else -2 * i - 1 for i in index)
+
+
 class Objective(Device):
     """What images depend on, in every Event: a turret may change it.
 
@@ -68,7 +70,7 @@ class Objective(Device):
         super().__init__(prefix, **kwargs)
 
 
-class SlideMicroscope(Device):
+class SlideMicroscope(HoldsCamera, Device):
     """What all simulated transmitted-light microscopes have: a slide, a stage, an objective and a camera.
 
     Those that can be used say what light there is, by `illumination`.
@@ -255,8 +257,7 @@ class SlideMicroscope(Device):
         """Return the field of an index (y, x), its specimen in the middle."""
         if index not in self._fields:
             iy, ix = index
-            # seeds cannot be negative
-            seed = (self.seed, *(2 * i if i >= 0 else -2 * i - 1 for i in (ix, iy)))
+            seed = seed_of_field(self.seed, ix, iy)
             formation = self.image_formation
             made = specimen(self.specimen_kind, seed, formation, **self.specimen_options)
             self._fields[index] = formation.view(made)
@@ -271,21 +272,6 @@ class SlideMicroscope(Device):
         return self.light_camera.frame(
             intensity, self._rng, exposure=self.camera.exposure_s.get() / NOMINAL_EXPOSURE_S
         )
-
-    # A detector
-
-    @property
-    def frame_writer(self) -> FrameWriter:
-        """Where its frames are written."""
-        return self.camera.frame_writer
-
-    def trigger(self) -> DeviceStatus:
-        """Take one frame."""
-        return self.camera.trigger()
-
-    def collect_asset_docs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Write the newest frame and yield the documents that announce it."""
-        yield from self.camera.collect_asset_docs()
 
 
 class SimulatedMicroscope(SlideMicroscope):

@@ -1,7 +1,7 @@
 """A microscope over stained smears that is not there: in colour, its axes run while frames are taken."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,15 +9,13 @@ from typing import Any
 import numpy as np
 from ophyd import Component as Cpt
 from ophyd import Device
-from ophyd.status import DeviceStatus
 
 from bluesky_autofocus.clock import Clock, VirtualClock
 from bluesky_autofocus.devices._axis import SimulatedRunningAxis
-from bluesky_autofocus.devices._camera import SimulatedCamera
+from bluesky_autofocus.devices._camera import HoldsCamera, SimulatedCamera
 from bluesky_autofocus.devices._live_cells import Truth
-from bluesky_autofocus.devices._microscope import NOMINAL_EXPOSURE_S, Objective, _MadeBy
+from bluesky_autofocus.devices._microscope import NOMINAL_EXPOSURE_S, Objective, _MadeBy, seed_of_field
 from bluesky_autofocus.devices._signals import BoundedSignal, ComputedSignal
-from bluesky_autofocus.frames import FrameWriter
 from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.simulation import Slide, Smear, SmearCamera, SmearOptics
 from bluesky_autofocus.simulation.motion import AxisMechanics
@@ -56,7 +54,7 @@ class SmearTruth(Truth):
     defocus_um = Cpt(ComputedSignal, attribute="parent.frame_defocus_um", egu="um", value=0.0, kind="normal")
 
 
-class SimulatedSmearMicroscope(Device):
+class SimulatedSmearMicroscope(HoldsCamera, Device):
     """A microscope over a stained smear, in colour. As a detector it gives one RGB frame a trigger.
 
     The slide is covered with fields, one beside the other, each a smear of its own; the stage shows them.
@@ -254,8 +252,7 @@ class SimulatedSmearMicroscope(Device):
         """Return the field of an index (y, x)."""
         if index not in self._fields:
             iy, ix = index
-            # seeds cannot be negative
-            seed = (self.seed, *(2 * i if i >= 0 else -2 * i - 1 for i in (ix, iy)))
+            seed = seed_of_field(self.seed, ix, iy)
             self._fields[index] = Smear(
                 seed, self.frame_shape, self.pixel_um, optics=self.smear_optics, **self.smear_options
             )
@@ -271,18 +268,3 @@ class SimulatedSmearMicroscope(Device):
         self._frame_defocus_um = z_um - self._focus_at_um(time_s)
         exposure = self.camera.exposure_s.get() / NOMINAL_EXPOSURE_S
         return self.smear_camera.frame(light, self._rng, exposure)
-
-    # A detector
-
-    @property
-    def frame_writer(self) -> FrameWriter:
-        """Where its frames are written."""
-        return self.camera.frame_writer
-
-    def trigger(self) -> DeviceStatus:
-        """Take one frame."""
-        return self.camera.trigger()
-
-    def collect_asset_docs(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Write the newest frame and yield the documents that announce it."""
-        yield from self.camera.collect_asset_docs()

@@ -14,7 +14,7 @@ from bluesky_autofocus.defocus import ModelMismatchError
 from bluesky_autofocus.models.card import ModelCard, ModelFileError, read_model, write_model
 from bluesky_autofocus.optics import LightOptics
 
-__all__ = ["Model", "TolerantModel", "load_one_of", "part_of"]
+__all__ = ["Model", "TolerantModel", "load_one_of", "part_of", "strange_parts"]
 
 ModelT = TypeVar("ModelT", bound="Model")
 
@@ -143,6 +143,32 @@ def part_of(arrays: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[
     """Return the arrays whose names begin with that of a part and a point, by what follows."""
     start = f"{name}."
     return {key.removeprefix(start): array for key, array in arrays.items() if key.startswith(start)}
+
+
+def strange_parts(
+    x: NDArray[np.floating],
+    mean: NDArray[np.floating],
+    axes: NDArray[np.floating],
+    spread: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """Return how far features lie from what a training set explains: along its axes, or beside them.
+
+    Parameters
+    ----------
+    x : ndarray, shape (n, size)
+    mean, axes, spread : ndarray
+        Of `principal_axes`.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+        In deviations, root mean square; the larger of the two.
+    """
+    x = x - mean
+    along = x @ axes.T
+    rest = x - along @ axes
+    inside = np.mean((along / spread) ** 2, axis=1)
+    return np.sqrt(np.maximum(inside, np.mean(rest**2, axis=1) / spread[-1] ** 2))
 
 
 @functools.cache

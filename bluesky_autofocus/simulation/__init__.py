@@ -1,7 +1,7 @@
 """Simulated microscopes as plain arrays: scenes, and the images that optics make of them."""
 
 from .article import ArticleMicroscope
-from .fluorescence import FluorescentNuclei
+from .fluorescence import HOECHST_20X, FluorescentNuclei
 from .light import (
     SPECIMEN_KINDS,
     AbbeImageFormation,
@@ -20,6 +20,7 @@ from .smear import CLASS_WIDTH_UM, Smear, SmearCamera, SmearOptics
 
 __all__ = [
     "CLASS_WIDTH_UM",
+    "HOECHST_20X",
     "KINDS",
     "SPECIMEN_KINDS",
     "AbbeImageFormation",

@@ -12,9 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bluesky_autofocus._fft import fft, threads
+from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.widefield import Widefield
 
-__all__ = ["FluorescentNuclei"]
+__all__ = ["HOECHST_20X", "FluorescentNuclei"]
+
+HOECHST_20X = LightOptics(
+    numerical_aperture=0.45, wavelength_um=0.46, pixel_size_um=0.656, magnification=20.0, refractive_index=1.0
+)
+"""About those of BBBC006, whose pixels are binned 2 x 2."""
 
 _LAYERS = 3
 _SOFT_UM = 0.6

@@ -17,8 +17,8 @@ from bluesky_autofocus.models.card import ModelInputs
 from bluesky_autofocus.models.refocus._model import UNetModel
 from bluesky_autofocus.models.refocus.pairs import FocalPairs
 from bluesky_autofocus.models.refocus.train import TrainingOptions, train_refocus
-from bluesky_autofocus.optics import LightOptics
 from bluesky_autofocus.simulation import (
+    HOECHST_20X,
     FluorescentNuclei,
     LightCamera,
     Smear,
@@ -30,10 +30,8 @@ from bluesky_autofocus.widefield import Widefield
 
 __all__ = ["DEFOCUS_UM", "OPTICS", "TRAINING", "VALIDATION", "StackRecipe", "focal_pairs", "train"]
 
-OPTICS = LightOptics(
-    numerical_aperture=0.45, wavelength_um=0.46, pixel_size_um=0.656, magnification=20.0, refractive_index=1.0
-)
-"""Of both kinds of frames, but for the wavelength; the pixels are binned 2 x 2, as those of BBBC006."""
+OPTICS = HOECHST_20X
+"""Of both kinds of frames, but for the wavelength."""
 DEFOCUS_UM = np.linspace(30.0, -32.0, 32)
 """Of the planes z = 1 to 32: z = 16 is in focus, z = 1 the highest."""
 _MADE = {"fluorescence": 1, "brightfield": 2}

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bluesky_autofocus.defocus import ModelMismatchError, problem_of
 from bluesky_autofocus.models._convolutional import Encoder
-from bluesky_autofocus.models._model import TolerantModel, part_of
+from bluesky_autofocus.models._model import TolerantModel, part_of, strange_parts
 from bluesky_autofocus.models.card import ModelCard
 from bluesky_autofocus.models.key_frame._comparison import Comparison
 from bluesky_autofocus.models.key_frame._posterior import posterior
@@ -229,11 +229,7 @@ class KeyFrameModel(TolerantModel):
 
     def strange_parts(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return how far the mean features of cells lie from what the training set explains, (n_cells,)."""
-        x = features.mean(axis=1) - self._mean
-        along = x @ self._axes.T
-        rest = x - along @ self._axes
-        inside = np.mean((along / self._spread) ** 2, axis=1)
-        return np.sqrt(np.maximum(inside, np.mean(rest**2, axis=1) / self._spread[-1] ** 2))
+        return strange_parts(features.mean(axis=1), self._mean, self._axes, self._spread)
 
     def judge(self, facts: CellFacts, scan: Scan, spacing_um: float) -> KeyFrameEstimate:
         """Decide whether to believe what the network says."""

@@ -23,8 +23,6 @@ __all__ = ["LEAST_PX", "RefocusModel"]
 LEAST_PX = 64
 """Smallest side of a frame: the blur of a point reaches as far."""
 _DTYPES = (np.uint8, np.uint16, np.float32, np.float64)
-_EMPTY = 5.0
-"""A frame whose range of grey levels is not larger than so many deviations of its noise shows nothing."""
 _IN_FOCUS_DOF = 0.5
 """Frames nearer to focus than this are left as they are."""
 
@@ -164,7 +162,7 @@ class RefocusModel(TolerantModel):
         if problem is not None:
             return _refused(frame, Reason(problem))
         levels, noise = Levels.of(frame), noise_of(frame)
-        if not self.shows_something(frame, noise):
+        if not levels.show_something(noise):
             return _refused(frame, Reason.EMPTY)
         computed, window = self.computed(frame, levels), busiest_window(frame)
         known = self.explained(levels.apply(frame[window]), computed.result[window], noise / levels.scale)
@@ -180,11 +178,6 @@ class RefocusModel(TolerantModel):
             result[first : first + len(values)] = values[..., 0]
             sigma[first : first + len(values)] = values[..., 1]
         return Computed(result, sigma, float(np.median(strangeness)))
-
-    @staticmethod
-    def shows_something(frame: NDArray[Any], noise: float) -> bool:
-        """Return whether there is more in a frame than noise of this deviation."""
-        return Levels.of(frame).scale >= _EMPTY * noise
 
     def blended(
         self,

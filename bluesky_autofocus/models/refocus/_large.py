@@ -128,7 +128,7 @@ def _judged(
         noise = noise_of(part)
         # black where an image was put together from fields, or saturated: nothing is said of these
         problem = examine_frame(part, full_scale=model.full_scale).problem
-        if problem is not None or not model.shows_something(part, noise):
+        if problem is not None or not Levels.of(part).show_something(noise):
             continue
         window = busiest_window(part)
         result = levels.apply(np.asarray(made[y : y + _PART_PX, x : x + _PART_PX])[window])

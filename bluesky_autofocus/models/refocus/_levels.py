@@ -12,6 +12,8 @@ __all__ = ["Levels", "noise_of"]
 
 _LOW, _HIGH = 2.0, 99.8
 """Percentiles that become 0 and 1. Nuclei may cover less than a hundredth of a frame."""
+_EMPTY = 5.0
+"""A frame whose range of grey levels is not larger than so many deviations of its noise shows nothing."""
 _MOST_PIXELS = 1 << 19
 """That percentiles are taken of: about as many of a larger frame, evenly chosen."""
 
@@ -37,6 +39,10 @@ class Levels:
         step = max(1, math.isqrt(frame.size // _MOST_PIXELS))
         low, high = np.percentile(frame[::step, ::step], (_LOW, _HIGH))
         return cls(float(low), float(max(high - low, 1e-6)))
+
+    def show_something(self, noise: float) -> bool:
+        """Return whether there is more in the frame than noise of this deviation, in grey levels."""
+        return self.scale >= _EMPTY * noise
 
     def apply(self, frame: NDArray[Any]) -> NDArray[np.float32]:
         """Return a frame as the networks see it."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bluesky_autofocus.models._model import part_of
+from bluesky_autofocus.models._model import part_of, strange_parts
 from bluesky_autofocus.models.card import ModelCard
 from bluesky_autofocus.models.refocus._channels import CHANNELS_IN, DefocusNetwork, with_deconvolved
 from bluesky_autofocus.models.refocus._frame_model import RefocusModel, Tile
@@ -122,8 +122,5 @@ class UNetModel(RefocusModel):
 
     def strangeness(self, deepest: NDArray[np.floating]) -> float:
         """Return how far features are from what the training set explains; up to 1 for what is like it."""
-        x = deepest - self._mean
-        along = self._axes @ x
-        rest = x - along @ self._axes
-        inside = float(np.mean((along / self._spread) ** 2))
-        return max(inside, float(np.mean(rest**2)) / float(self._spread[-1]) ** 2) ** 0.5 / self._limit
+        (strange,) = strange_parts(deepest[None], self._mean, self._axes, self._spread)
+        return float(strange) / self._limit

@@ -114,7 +114,7 @@ def fit(
     inner = slice(_MARGIN_PX, -_MARGIN_PX)
 
     @tf.function
-    def step(x: Any, target: Any) -> Any:
+    def step(x: Any, target: Any) -> None:
         with tf.GradientTape() as tape:
             y, _ = network(x, training=True)
             y, seen, wanted = (one[:, inner, inner] for one in (y, x[..., :1], target))
@@ -128,7 +128,6 @@ def fit(
             loss += _SCALE_SHARE * tf.reduce_mean(expected)
         gradients = tape.gradient(loss, network.trainable_variables)
         optimiser.apply_gradients(zip(gradients, network.trainable_variables, strict=True))
-        return tf.reduce_mean(wrong), tf.reduce_mean(before)
 
     sampler = Sampler(
         sets,
