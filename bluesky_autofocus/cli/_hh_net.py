@@ -12,14 +12,13 @@ import numpy as np
 
 from bluesky_autofocus.catalog import Catalog
 from bluesky_autofocus.cli._networks import SOME_REFUSED, given_optics, save_trained
-from bluesky_autofocus.cli._predicting import pixel_size_said
+from bluesky_autofocus.cli._predicting import frames_in
 from bluesky_autofocus.models._model import Model
 from bluesky_autofocus.models._training import shown_progress
 from bluesky_autofocus.models.card import ModelInputs
 from bluesky_autofocus.models.hh_net import ClassEstimate, ClassTable, HHNetModel, load_model
 from bluesky_autofocus.models.hh_net._frame_model import FrameModel
 from bluesky_autofocus.models.hh_net.vectors import PatchVectors
-from bluesky_autofocus.stacks import StackError, _read_image, _read_tiff
 
 __all__ = ["check_hh_net", "predict_hh_net", "train_hh_net"]
 
@@ -37,7 +36,7 @@ def predict_hh_net(options: Namespace) -> int:
     model.check_values(given_optics(options))
     accepted = True
     for path in options.frames:
-        for number, frame in enumerate(_frames_of(path, model)):
+        for number, frame in enumerate(frames_in(path, model.check_values)):
             try:
                 estimate = model.estimate(frame)
             except ValueError as error:
@@ -48,28 +47,6 @@ def predict_hh_net(options: Namespace) -> int:
             else:
                 print(f"{path} [{number}]: {_told(estimate)}", flush=True)
     return 0 if accepted else SOME_REFUSED
-
-
-def _frames_of(path: Path, model: FrameModel) -> np.ndarray:
-    """Return the frames of a file, shape (n, H, W) or (n, H, W, 3)."""
-    if not path.is_file():
-        raise StackError(f"there is no file {path}")
-    try:
-        if not path.suffix.lower().startswith(".tif"):
-            return _read_image(path)[None]
-        frames, _ = _read_tiff(path, None)
-        size_um = pixel_size_said(path)
-    except StackError:
-        raise
-    # tifffile and its decoders raise what they please for damaged files
-    except Exception as error:
-        raise StackError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
-    if size_um is not None:
-        try:
-            model.check_values({"pixel_size_um": size_um})
-        except ValueError as error:
-            raise type(error)(f"{path}: as the file says, {error}") from error
-    return frames
 
 
 def _said(model: FrameModel, path: Path, number: int, estimate: ClassEstimate) -> dict[str, Any]:

@@ -5,21 +5,22 @@ import dataclasses
 import json
 import math
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
+from numpy.typing import NDArray
 
 from bluesky_autofocus.cli._networks import SOME_REFUSED, given_optics
 from bluesky_autofocus.defocus import DefocusEstimate, DefocusEstimator, TwoLEDFilter
 from bluesky_autofocus.leds import Single
 from bluesky_autofocus.optics import LightOptics
-from bluesky_autofocus.stacks import UM_PER_UNIT, StackError, _read_tiff
+from bluesky_autofocus.stacks import UM_PER_UNIT, StackError, _read_image, _read_tiff
 
-__all__ = ["pixel_size_said", "predict"]
+__all__ = ["check_pixel_size", "frames_in", "pixel_size_said", "predict"]
 
 
 def predict(options: Namespace) -> int:
@@ -136,6 +137,49 @@ def _check_pixel_size(file: Path, estimator: DefocusEstimator, optics: LightOpti
             estimator.check(there, [led.na_xy for led in estimator.leds])
         except ValueError as error:
             raise type(error)(f"{file}: as the file says, {error}") from error
+
+
+def frames_in(path: Path, check: Callable[[Mapping[str, float]], None]) -> NDArray[Any]:
+    """Return the frames of a file, shape (n, H, W) or (n, H, W, 3), if its pixels are as large as wanted.
+
+    Parameters
+    ----------
+    path : path
+        A TIFF, each page a frame, or another image, which is one.
+    check : callable
+        Of a model: takes what figures of the optics are known, and raises where they do not fit.
+
+    Raises
+    ------
+    StackError
+        If there is no such file, or it cannot be read.
+    ValueError
+        If the pixel size that the file states does not fit.
+    """
+    if not path.is_file():
+        raise StackError(f"there is no file {path}")
+    try:
+        if not path.suffix.lower().startswith(".tif"):
+            return _read_image(path)[None]
+        frames, _ = _read_tiff(path, None)
+        size_um = pixel_size_said(path)
+    except StackError:
+        raise
+    # tifffile and its decoders raise what they please for damaged files
+    except Exception as error:
+        raise StackError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
+    check_pixel_size(path, size_um, check)
+    return frames
+
+
+def check_pixel_size(path: Path, size_um: float | None, check: Callable[[Mapping[str, float]], None]) -> None:
+    """Raise what `check` does, naming the file, if the pixel size that a file states does not fit."""
+    if size_um is None:
+        return
+    try:
+        check({"pixel_size_um": size_um})
+    except ValueError as error:
+        raise type(error)(f"{path}: as the file says, {error}") from error
 
 
 def pixel_size_said(file: Path) -> float | None:

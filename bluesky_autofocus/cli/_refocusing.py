@@ -14,12 +14,12 @@ import tifffile
 
 from bluesky_autofocus.catalog import Catalog
 from bluesky_autofocus.cli._networks import SOME_REFUSED, given_optics
-from bluesky_autofocus.cli._predicting import pixel_size_said
+from bluesky_autofocus.cli._predicting import check_pixel_size, frames_in, pixel_size_said
 from bluesky_autofocus.models._training import shown_progress
 from bluesky_autofocus.models.refocus import Refocuser, RefocusModel, load_model, refocus_rows
 from bluesky_autofocus.models.refocus.classical import RichardsonLucy, Wiener
 from bluesky_autofocus.optics import LightOptics
-from bluesky_autofocus.stacks import StackError, _read_image, _read_tiff
+from bluesky_autofocus.stacks import StackError
 from bluesky_autofocus.widefield import Widefield
 
 __all__ = ["check", "refocus"]
@@ -81,17 +81,11 @@ def _refocus_file(refocuser: Refocuser, path: Path, options: Namespace) -> bool:
     folder = options.output or path.parent
     output = folder / f"{path.stem}-refocused.tif"
     large = _large_image(path)
-    frames = [] if large is not None else _frames_of(path)
-    size_um = pixel_size_said(path) if path.suffix.lower().startswith(".tif") else None
-    if size_um is not None:
-        try:
-            refocuser.check_values({"pixel_size_um": size_um})
-        except ValueError as error:
-            raise type(error)(f"{path}: as the file says, {error}") from error
     if large is not None:
+        check_pixel_size(path, pixel_size_said(path), refocuser.check_values)
         return _refocus_large(refocuser, path, large, output, options)
     made, sigmas, believed = [], [], True
-    for number, frame in enumerate(frames):
+    for number, frame in enumerate(frames_in(path, refocuser.check_values)):
         try:
             one = refocuser.refocus(frame)
         except ValueError as error:
@@ -128,18 +122,6 @@ def _write(path: Path, frames: list[np.ndarray], description: str) -> None:
     colours = "rgb" if frames[0].ndim == 3 else "minisblack"
     pages = np.stack(frames) if len(frames) > 1 else frames[0]
     tifffile.imwrite(path, pages, photometric=colours, compression="zlib", description=description)
-
-
-def _frames_of(path: Path) -> list[np.ndarray]:
-    try:
-        if path.suffix.lower().startswith(".tif"):
-            return list(_read_tiff(path, None)[0])
-        return [_read_image(path)]
-    except StackError:
-        raise
-    # tifffile and its decoders raise what they please for damaged files
-    except Exception as error:
-        raise StackError(f"{path} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _large_image(path: Path) -> Any:
