@@ -12,6 +12,7 @@ from bluesky_autofocus.search._key_frames import (
     key_frame_search,
     spacing_of,
 )
+from bluesky_autofocus.search._octaves import LEAST_OCTAVE_EXPOSURES, octave_search
 from bluesky_autofocus.search._passage import Passage
 from bluesky_autofocus.search._peak import FocusCurve, judge
 from bluesky_autofocus.search._samples import Conclusion, Sample, Search
@@ -21,6 +22,7 @@ from bluesky_autofocus.search._tracking import FocusTracker, TrackingLaw
 __all__ = [
     "LEAST_BRENT_EXPOSURES",
     "LEAST_GRID_EXPOSURES",
+    "LEAST_OCTAVE_EXPOSURES",
     "LEAST_SWEEP_EXPOSURES",
     "ROOM",
     "ApproachLaw",
@@ -42,6 +44,7 @@ __all__ = [
     "inverted",
     "judge",
     "key_frame_search",
+    "octave_search",
     "passing_search",
     "spacing_of",
     "sweep_search",

@@ -5,6 +5,7 @@ import math
 from collections.abc import Generator
 from typing import TypeAlias
 
+from bluesky_autofocus.bands import BandEnergies
 from bluesky_autofocus.records import Reason
 
 __all__ = ["Conclusion", "Sample", "Search"]
@@ -20,10 +21,22 @@ class Sample:
         Where the axis stood, read back.
     score : float
         Sharpness; larger is sharper.
+    bands : BandEnergies, optional
+        Contrast in each octave, where the analysis measures it.
+    reason : Reason
+        Why the frame cannot be used, where it cannot: then it has no score. Only searches that say so are
+        told of such frames.
     """
 
     position_um: float
     score: float
+    bands: BandEnergies | None = None
+    reason: Reason = Reason.OK
+
+    @property
+    def usable(self) -> bool:
+        """Whether it has a score."""
+        return self.reason is Reason.OK
 
 
 @dataclasses.dataclass(frozen=True)

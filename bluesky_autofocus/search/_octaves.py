@@ -1,0 +1,293 @@
+"""Search by the contrast in several octaves: a few exposures far apart, then some about the focus."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from bluesky_autofocus.records import Reason
+from bluesky_autofocus.search._band_model import BandModel
+from bluesky_autofocus.search._grid import grid_search
+from bluesky_autofocus.search._samples import Conclusion, Sample, Search
+
+__all__ = ["LEAST_OCTAVE_EXPOSURES", "octave_search"]
+
+LEAST_OCTAVE_EXPOSURES = 7
+"""Three to find the valley, one at the focus, one on each side, and one to doubt it."""
+
+LEAST_EXPOSED = 5
+"""However well fewer agree: what is no focus may please the octaves of two or three."""
+
+SPACING_IN_DOF = 10.0
+"""Of the first exposures: the third octave still has half of its contrast in between."""
+
+LEAST_COARSE = 3
+
+TOP = 0.3
+"""One exposure is so near to the focus, in widths of the finest peak, or nearer."""
+
+FLANK = (0.25, 1.3)
+"""And one on each side is so far from it, where the peak tells most of its centre."""
+
+STEEPEST = 0.55
+"""So far from the focus, in widths, an exposure tells most of it."""
+
+FALL = 0.05
+"""The peak must fall on both sides by this fraction of its height, within what was exposed."""
+
+FALL_IN_SIGMAS = 4.0
+"""And by so many standard uncertainties."""
+
+ROOM_IN_DOF = 0.5
+"""A focus so near to the end of what was exposed cannot be told from one beyond."""
+
+WIDTH_IN_DOF = (0.5, 25.0)
+"""The finest peak is as wide as this at half height."""
+
+EXCESS = 0.2
+"""A score this fraction of the peak above what was fitted is looked at again. Twice, and there is another
+peak."""
+
+EXCESS_IN_SIGMAS = 6.0
+
+GREATEST_SHIFT = 0.12
+"""A band whose peak is so far from the common focus, in its widths, contradicts the others."""
+
+GREATEST_MISFIT = 4.0
+"""Squared deviations may be so many times those that are allowed for."""
+
+SAME_IN_DOF = 0.1
+"""Positions so near to each other are one."""
+
+MOST_AT_THE_END = 2
+
+LEAST_GAP_IN_DOF = 0.7
+"""Where nothing is seen, exposures go between the others until they are as near as this."""
+
+MOST_LOST = 2
+"""Frames that cannot be used are taken again, so many in all."""
+
+PLACED = 0.02
+"""No real peak is symmetric: its centre is not taken to be known better than this fraction of its width."""
+
+CERTAIN_SIGMAS = 3.0
+"""So many standard uncertainties of the focus must fit into a depth of field."""
+
+CERTAIN_WIDTH = 0.3
+"""And into this fraction of the finest peak, which tells the depth of field where nobody knows it."""
+
+FRACTION_OF_RANGE = 1 / 40
+"""Taken for the depth of field where nobody knows it: off by four either way it costs exposures, no more."""
+
+
+def octave_search(
+    bounds_um: tuple[float, float],
+    *,
+    exposures: int,
+    depth_of_field_um: float | None = None,
+    precision: float = 0.1,
+    outer_um: tuple[float, float] | None = None,
+) -> Search:
+    """Find the valley by what coarse octaves show from afar, then the focus by what fine ones show near it.
+
+    After each exposure one focus is fitted to all octaves of all exposures. The next exposure is taken where
+    it settles what is most in doubt: which valley, whether focus is beyond the end, the top, the two flanks,
+    the precision, what the fit does not explain.
+
+    Where the analysis gives scores alone, `grid_search` takes over after the first exposure. A frame that
+    cannot be used is taken again.
+
+    Parameters
+    ----------
+    bounds_um : tuple of float
+        Where to search.
+    exposures : int
+        Most exposures to ask for.
+    depth_of_field_um : float, optional
+        Sets the scale of everything; a factor of two either way does not matter. By default a fortieth of the
+        range.
+    precision : float
+        It stops when the focus is known to this fraction of a depth of field, one standard uncertainty, and
+        all evidence is there.
+    outer_um : tuple of float, optional
+        Where focus lies beyond the bounds, the search goes on as far as this; by default it does not.
+    """
+    low_um, high_um = bounds_um
+    outer_um = outer_um or bounds_um
+    if depth_of_field_um is None:
+        depth_of_field_um = FRACTION_OF_RANGE * (high_um - low_um)
+    count = math.ceil((high_um - low_um) / (SPACING_IN_DOF * depth_of_field_um) - 1e-9)
+    count = max(min(count, exposures - LEAST_OCTAVE_EXPOSURES + LEAST_COARSE), LEAST_COARSE)
+    coarse_um = low_um + (np.arange(count) + 0.5) / count * (high_um - low_um)
+    samples: list[Sample] = []
+    evidence: _Evidence | None = None
+    lost = 0
+    wish_um: float | None = float(coarse_um[0])
+    while wish_um is not None and len(samples) + lost < exposures:
+        sample = yield wish_um
+        if not sample.usable:
+            lost += 1
+            if lost > MOST_LOST:
+                return Conclusion(sample.reason)
+            continue
+        if sample.bands is None:
+            grid = grid_search(
+                bounds_um,
+                exposures=exposures - 1,
+                depth_of_field_um=depth_of_field_um,
+                precision=precision,
+                outer_um=outer_um,
+            )
+            return (yield from grid)
+        samples.append(sample)
+        if len(samples) < count:
+            wish_um = float(coarse_um[len(samples)])
+            continue
+        evidence = _Evidence(
+            BandModel.of(samples, depth_of_field_um),
+            np.array(bounds_um) / depth_of_field_um,
+            np.array(outer_um) / depth_of_field_um,
+            precision,
+        )
+        wish = next(filter(evidence.is_worth_it, evidence.wishes()), None)
+        wish_um = None if wish is None else wish * depth_of_field_um
+    if evidence is None:
+        return Conclusion(Reason.NOT_ENOUGH_POINTS)
+    return evidence.conclusion(depth_of_field_um)
+
+
+class _Evidence:
+    """What speaks for and against the focus that was fitted; lengths are in depths of field."""
+
+    def __init__(self, model: BandModel, bounds: np.ndarray, outer: np.ndarray, precision: float) -> None:
+        self.model, self.bounds, self.outer, self.precision = model, bounds, outer, precision
+        self.fit = model.best
+        self.at = model.positions
+        self.seen = model.seen
+        finest = int(np.flatnonzero(self.seen)[-1]) if self.seen.any() else 0
+        self.finest, self.width = finest, float(self.fit.widths[finest])
+        self.sigma = math.hypot(self.fit.sigma * math.sqrt(model.temper), PLACED * self.width)
+
+    def wishes(self) -> Iterator[float]:
+        """Yield where to expose next, what is most in doubt first."""
+        if not self.seen.any():
+            yield from self._widest_gap()
+            return
+        yield from self._beyond()
+        rival = self.model.rival()
+        for place in (self.fit, rival):
+            if place is not None and not self._exposed_at(place.centre):
+                yield self._within(place.centre)
+        yield from self._flanks()
+        if self.sigma > self.precision or len(self.at) < LEAST_EXPOSED:
+            yield self._telling()
+        yield from self._doubtful()
+
+    def is_worth_it(self, position: float) -> bool:
+        """Return whether another exposure there would tell more: at an end of the range a third does not."""
+        ends = np.abs(self.outer - position).min() < SAME_IN_DOF
+        return not ends or (np.abs(self.at - position) < SAME_IN_DOF).sum() < MOST_AT_THE_END
+
+    def conclusion(self, depth_of_field_um: float) -> Conclusion:
+        """Believe the focus, or say why not."""
+        reason = self._objection()
+        if reason is not None:
+            return Conclusion(reason)
+        return Conclusion(Reason.FOUND, self.fit.centre * depth_of_field_um, self.sigma * depth_of_field_um)
+
+    def _objection(self) -> Reason | None:
+        if not self.seen.any():
+            return Reason.FLAT
+        if self._at_the_edge():
+            return Reason.EDGE
+        shifted = np.abs(self.fit.shifts[self.seen]) > GREATEST_SHIFT
+        confirmed = (self._elsewhere() > 0) & self._repeated()
+        if self.model.rival() is not None or confirmed.any() or shifted.any():
+            return Reason.SEVERAL_PEAKS
+        if self.width < WIDTH_IN_DOF[0]:
+            return Reason.SPIKE
+        if self.width > WIDTH_IN_DOF[1] or self.model.temper > GREATEST_MISFIT:
+            return Reason.POOR_FIT
+        lacking = not self._exposed_at(self.fit.centre) or any(True for _ in self._flanks())
+        if lacking or len(self.at) < LEAST_EXPOSED:
+            return Reason.NOT_ENOUGH_POINTS
+        if CERTAIN_SIGMAS * self.sigma > min(1.0, self.width * CERTAIN_WIDTH):
+            return Reason.UNCERTAIN
+        return None
+
+    # what was exposed
+
+    def _within(self, position: float) -> float:
+        return float(np.clip(position, *self.outer))
+
+    def _exposed_at(self, position: float) -> bool:
+        return bool(np.abs(self.at - position).min() <= TOP * self.width)
+
+    def _on_flank(self, side: int) -> np.ndarray:
+        away = side * (self.at - self.fit.centre) / self.width
+        return (away >= FLANK[0]) & (away <= FLANK[1])
+
+    def _telling(self) -> float:
+        """Return where one more exposure tells most of the focus, on the side that was exposed less."""
+        places = [(self._on_flank(side).sum(), self._within(self._steepest(side))) for side in (-1, 1)]
+        roomy = [place for place in places if abs(place[1] - self.fit.centre) > FLANK[0] * self.width]
+        return min(roomy or places)[1]
+
+    def _steepest(self, side: int) -> float:
+        return self.fit.centre + side * STEEPEST * self.width
+
+    def _repeated(self) -> np.ndarray:
+        """Return whether an exposure was taken at the position of another one."""
+        return (np.abs(self.at[:, None] - self.at) < SAME_IN_DOF).sum(axis=1) > 1
+
+    # what is in doubt
+
+    def _widest_gap(self) -> Iterator[float]:
+        ends = np.sort(np.concatenate((self.bounds, self.at)))
+        widest = int(np.argmax(np.diff(ends)))
+        if ends[widest + 1] - ends[widest] > LEAST_GAP_IN_DOF:
+            yield float(ends[widest : widest + 2].mean())
+
+    def _beyond(self) -> Iterator[float]:
+        """Yield the end of the range, or what is beyond it, where focus seems to lie there."""
+        for side, end in zip((-1, 1), self.bounds, strict=True):
+            outermost = float((side * self.at).max()) * side
+            if side * (self.fit.centre - outermost) < 0:
+                continue
+            limit = end if side * (end - outermost) > SAME_IN_DOF else self.outer[(side + 1) // 2]
+            if side * (limit - outermost) > SAME_IN_DOF:
+                yield min(side * self._steepest(side), side * float(limit)) * side
+
+    def _flanks(self) -> Iterator[float]:
+        for side in (-1, 1):
+            if not self._on_flank(side).any():
+                position = self._within(self._steepest(side))
+                if np.abs(self.at - position).min() > SAME_IN_DOF:
+                    yield position
+
+    def _doubtful(self) -> Iterator[float]:
+        """Yield the positions, not repeated yet, where there seems to be another focus."""
+        elsewhere = np.where(self._repeated(), 0, self._elsewhere())
+        for index in np.argsort(-elsewhere):
+            if elsewhere[index] > 0:
+                yield float(self.at[index])
+
+    def _elsewhere(self) -> np.ndarray:
+        """Return how much there is in each exposure that one focus does not explain; not above 0: nothing."""
+        believed = np.maximum(EXCESS * self.fit.heights, EXCESS_IN_SIGMAS * self.model.sigmas)
+        return (self.model.deviations - believed).max(axis=1)
+
+    def _at_the_edge(self) -> bool:
+        low, high = float(self.at.min()), float(self.at.max())
+        if min(self.fit.centre - low, high - self.fit.centre) < ROOM_IN_DOF:
+            return True
+        finest = self.finest
+        measured = self.model.energies[:, finest]
+        top = float(self.fit.heights[finest] + self.fit.floors[finest])
+        sigma = float(self.model.noises[:, finest].max())
+        least = max(FALL * float(np.ptp(self.model.modelled(self.fit)[:, finest])), FALL_IN_SIGMAS * sigma)
+        for side in (-1, 1):
+            beside = measured[side * (self.at - self.fit.centre) > FLANK[0] / 2 * self.width]
+            if not len(beside) or top - beside.min() < least:
+                return True
+        return False
