@@ -18,6 +18,15 @@ SHOWN = {
         "trigger_missed": "blur trigger, fields of uneven height and contrast: missed",
         "trigger_false": "the same: false alarms",
     },
+    "search": {
+        "success_40dof_medium": "the default search, seven kinds of specimen, range 40 DOF: within 1 DOF",
+        "mean_exposures": "the same: exposures",
+        "median_error_dof": "the same, all ranges and doses: median error",
+        "confident_wrong_per_10000": "the same: confident and wrong, of 10,000",
+        "traps_confident": "traps, dust before a faint specimen for the most: confident and wrong",
+        "best_peer_success_40dof_medium": "the best of eight peers, phase specimens too: within 1 DOF",
+        "best_peer_confident_wrong_per_10000": "the same: confident and wrong, of 10,000",
+    },
     "sharpness": {
         "real_stacks_within_one_plane": "recorded stacks: a sweep lands within one plane of the label",
         "traps_humble": "recorded phase objects that invert sharpness: not claimed to be found",
