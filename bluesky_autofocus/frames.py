@@ -7,6 +7,10 @@ being told for which run or stream, or whether the Event was then saved. `instal
 RunEngine tell it.
 """
 
+import contextlib
+import errno
+import json
+import logging
 import threading
 import weakref
 from collections import OrderedDict
@@ -23,9 +27,27 @@ from bluesky.run_engine import RunEngine
 from bluesky.utils import Msg
 from h5py._objects import phil
 
-__all__ = ["FrameWriter", "RecordsFrames", "install_frame_routing", "read_frame"]
+from bluesky_autofocus.disk import DiskFullError, free_bytes, size
+
+__all__ = ["FrameWriter", "PrunedFrameError", "RecordsFrames", "install_frame_routing", "read_frame"]
+
+logger = logging.getLogger(__name__)
 
 DATASET = "/entry/data/data"
+
+PRUNED = "/entry/data/pruned"
+"""In a file from which frames were deleted, which rows are those; its attribute `PRUNINGS` says by whom."""
+
+PRUNINGS = "prunings"
+"""JSON list, one object for each time: ``time``, ``user``, ``keep``, ``frames``, ``bytes``, ``version``."""
+
+LEFT_FREE_BYTES = 16 * 2**20
+"""What frames leave free of a disk: documents and catalogue are often on the same, and a run has to end well
+there. Its last documents, twice, and SQLite's log take well below 1 MB."""
+
+
+class PrunedFrameError(OSError):
+    """The frame was deleted to free disk space; its Event, readings and verdicts are still there."""
 
 
 class FrameCache:
@@ -81,6 +103,8 @@ def read_frame(resource: Mapping[str, Any], index: int) -> np.ndarray:
     ------
     FileNotFoundError
         If the file is not on this machine.
+    PrunedFrameError
+        If the frame was deleted.
     """
     frame = recent_frames.get(resource["uid"], index)
     if frame is not None:
@@ -90,6 +114,13 @@ def read_frame(resource: Mapping[str, Any], index: int) -> np.ndarray:
         raise FileNotFoundError(f"the frames of {resource['data_key']!r} are not on this machine: {path}")
     # A file that a killed process left open is readable only as a SWMR reader would read it.
     with h5py.File(path, "r", libver="latest", swmr=True) as file:
+        pruned: Any = file.get(PRUNED)
+        if pruned is not None and pruned[index]:
+            last = json.loads(pruned.attrs[PRUNINGS])[-1]
+            raise PrunedFrameError(
+                f"frame {index} of {resource['data_key']!r} was deleted to free disk space (keep "
+                f"{last['keep']}, {last['time'][:10]}, by {last['user']}): {path}"
+            )
         return file[resource["parameters"]["dataset"]][index]  # type: ignore[index]  # h5py types a group
 
 
@@ -107,14 +138,21 @@ class FrameFile:
         self.saved = 0
         """Rows whose Event was emitted; a row beyond is overwritten by the next frame."""
         self._file = h5py.File(path, "w-", libver="latest")
-        self._dataset = self._file.create_dataset(
-            DATASET,
-            shape=(0, *frame.shape),
-            maxshape=(None, *frame.shape),
-            chunks=(1, *frame.shape),
-            dtype=frame.dtype,
-        )
-        self._file.swmr_mode = True
+        try:
+            self._dataset = self._file.create_dataset(
+                DATASET,
+                shape=(0, *frame.shape),
+                maxshape=(None, *frame.shape),
+                chunks=(1, *frame.shape),
+                dtype=frame.dtype,
+            )
+            self._file.swmr_mode = True
+        except BaseException:
+            # a file that was not finished would be in the way of the next attempt
+            with contextlib.suppress(OSError, RuntimeError):
+                self._file.close()
+            path.unlink()
+            raise
 
     def append(self, frame: np.ndarray) -> int:
         """Write a frame, return its row."""
@@ -167,18 +205,23 @@ class FrameWriter:
         ------
         RuntimeError
             If the RunEngine does not route frames.
+        DiskFullError
+            If the disk has no room for it, and for what the run has to write in the end.
         """
         if self._route is None:
             raise RuntimeError(
                 f"{self.data_key}: this RunEngine does not say which run and stream a frame belongs to; call "
                 "bluesky_autofocus.frames.install_frame_routing(RE) once after making it"
             )
-        file = self._files.get(self._route)
-        if file is None:
-            run_uid, stream = self._route
-            file = FrameFile(self.directory / run_uid / f"{stream}-{self.data_key}.h5", frame)
-            self._files[self._route] = file
-        row = file.append(frame)
+        try:
+            file, row = self._written(frame, *self._route)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise DiskFullError(
+                f"{self.data_key}: no room for a frame of {size(frame.nbytes)} in {self.directory}: "
+                f"{size(free_bytes(self.directory))} free, {size(LEFT_FREE_BYTES)} of it to end the run with"
+            ) from error
         recent_frames.put(file.uid, row, frame)
         if row == 0:
             yield (
@@ -207,6 +250,16 @@ class FrameWriter:
             },
         )
 
+    def _written(self, frame: np.ndarray, run_uid: str, stream: str) -> tuple[FrameFile, int]:
+        """Append a frame to the file of a run and stream, return the file and the row."""
+        if free_bytes(self.directory) < frame.nbytes + LEFT_FREE_BYTES:
+            raise OSError(errno.ENOSPC, "nearly full")
+        file = self._files.get((run_uid, stream))
+        if file is None:
+            file = FrameFile(self.directory / run_uid / f"{stream}-{self.data_key}.h5", frame)
+            self._files[run_uid, stream] = file
+        return file, file.append(frame)
+
     def saved(self, resource_uid: str, rows: int) -> None:
         """Keep the rows below `rows`: their Events were emitted."""
         for file in self._files.values():
@@ -216,7 +269,12 @@ class FrameWriter:
     def close_run(self, run_uid: str) -> None:
         """Close the files of a run."""
         for key in [key for key in self._files if key[0] == run_uid]:
-            self._files.pop(key).close()
+            file = self._files.pop(key)
+            try:
+                file.close()
+            except (OSError, RuntimeError) as error:
+                # whoever records the stop document is told of it after this
+                logger.error("%s was not closed (%s); its frames are in it up to there", file.path, error)
         if self._route is not None and self._route[0] == run_uid:
             self._route = None
 

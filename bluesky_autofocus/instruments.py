@@ -41,7 +41,7 @@ class Instrument:
     detectors: Sequence[Any]
     axis: Any
     focus_options: dict[str, Any]
-    method: str = "brent"
+    method: str = "search"
     analyses: dict[str, Any] = dataclasses.field(default_factory=dict)
     method_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     full_scale: float | None = None
@@ -280,7 +280,7 @@ def simulated_live_cells(
         detectors=[microscope],
         axis=microscope.z,
         focus_options={"range_um": 10 * dof_um, "depth_of_field_um": dof_um},
-        method="coarse_fine" if analyses else "brent",
+        method="coarse_fine" if analyses else "search",
         analyses=analyses,
         method_options={method: {"depth_of_field_um": dof_um} for method in analyses},
         full_scale=microscope.light_camera.full_scale,
@@ -352,7 +352,7 @@ def simulated_smear(
         detectors=[microscope],
         axis=microscope.z,
         focus_options={"range_um": 20 * dof_um, "depth_of_field_um": dof_um},
-        method="approach" if analyses else "brent",
+        method="approach" if analyses else "search",
         analyses=analyses,
         method_options=dict.fromkeys(analyses, by_velocity),
     )
@@ -402,8 +402,6 @@ def simulated_nuclei(
         detectors=[microscope],
         axis=microscope.z,
         focus_options={"range_um": 20 * dof_um, "depth_of_field_um": dof_um},
-        # from far out Brent ends at the edge
-        method="search",
         full_scale=microscope.light_camera.full_scale,
     )
 

@@ -50,6 +50,8 @@ class Reason(StrEnum):
     """The correction would leave the travel range; that move was not made."""
     NOT_CONVERGED = "not_converged"
     """The budget was spent and the last exposure was still out of focus."""
+    DOSE_SPENT = "dose_spent"
+    """Another exposure would have cost the specimen more than the dose budget; it was not taken."""
     UNFAMILIAR = "unfamiliar"
     """The frame is unlike all that the model was trained on: other optics, light or specimen."""
     INVENTED = "invented"
@@ -58,6 +60,8 @@ class Reason(StrEnum):
     """There is no specimen in the field, or too little of it."""
     INCOMPLETE = "incomplete"
     """The method needs more frames than it has been given yet."""
+    PRUNED = "pruned"
+    """The frame was deleted to free disk space."""
 
     BLACK = "black"
     SATURATED = "saturated"

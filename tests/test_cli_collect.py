@@ -153,15 +153,16 @@ class Bar:
 def test_the_progress_bar_counts_exposures_once():
     bars, complete = [], []
     progress = CollectionProgress(lambda **options: bars.append(Bar(**options)) or bars[0], complete.append)
-    progress("start", {"uid": "r", "collection": "c", "num_points": 4})
+    hints = {"dimensions": [(["z"], "stack")]}
+    progress("start", {"uid": "r", "time": 0.0, "collection": "c", "num_points": 4, "hints": hints})
     for name in ("stack", "field"):
-        progress("descriptor", {"uid": name, "name": name})
+        progress("descriptor", {"uid": name, "name": name, "run_start": "r"})
     for seq_num in (1, 2, 2, 3):
-        progress("event", {"descriptor": "stack", "seq_num": seq_num, "data": {}})
-    progress("event", {"descriptor": "field", "seq_num": 1, "data": {"field_number": 7}})
+        progress("event", {"descriptor": "stack", "seq_num": seq_num, "time": 1.0, "data": {}})
+    progress("event", {"descriptor": "field", "seq_num": 1, "time": 1.0, "data": {"field_number": 7}})
     assert (bars[0].n, bars[0].options["total"], complete) == (3, 4, [7])
-    progress("stop", {})
+    progress("stop", {"run_start": "r"})
     assert bars[0].closed
     other = CollectionProgress(bars.append)
-    other("start", {"uid": "r", "num_points": 4})  # some other plan
+    other("start", {"uid": "r", "time": 0.0, "num_points": 4})  # some other plan
     assert len(bars) == 1

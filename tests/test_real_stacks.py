@@ -45,7 +45,7 @@ def test_a_sweep_lands_within_one_plane_of_the_label(focus, shared_stacks, name)
 
 
 @pytest.mark.parametrize("start", [0.0, 0.3, 0.5, 0.8, 1.0])
-@pytest.mark.parametrize("method", ["brent", "sweep"])
+@pytest.mark.parametrize("method", ["search", "brent", "sweep"])
 @pytest.mark.parametrize("name", TRAPS)
 def test_a_phase_object_is_not_claimed_to_be_found_and_the_axis_goes_back(
     focus, shared_stacks, name, method, start
@@ -53,7 +53,7 @@ def test_a_phase_object_is_not_claimed_to_be_found_and_the_axis_goes_back(
     positions = read_stack(shared_stacks / f"{name}.tif").positions_um.tolist()
     options = (
         {"bounds_um": (positions[0], positions[-1])}
-        if method == "brent"
+        if method != "sweep"
         else {"positions_um": positions, "budget": len(positions) + 1}
     )
     _, verdict, z = focus(name, start, method=method, **options)
@@ -64,17 +64,26 @@ def test_a_phase_object_is_not_claimed_to_be_found_and_the_axis_goes_back(
 @pytest.mark.parametrize("name", ["circuit-board", "grid-centre"])
 def test_brent_finds_a_wide_single_peak(focus, shared_stacks, name):
     positions = read_stack(shared_stacks / f"{name}.tif").positions_um.tolist()
-    stack, verdict, _ = focus(name, bounds_um=(positions[0], positions[-1]))
+    stack, verdict, _ = focus(name, method="brent", bounds_um=(positions[0], positions[-1]))
     assert verdict["verdict_found"]
     assert abs(stack.plane_at(verdict["verdict_position_um"]) - stack.focus_index) <= 1
     assert verdict["verdict_exposures"] <= 20
 
 
-def test_no_method_is_confidently_wrong_on_any_labelled_stack(focus, shared_stacks):
+@pytest.mark.parametrize("bounds_um", [(-9.0, 9.0), (-9.0, 6.0), (-5.0, 9.0), (-6.0, 4.0)])
+def test_the_search_finds_a_smear_in_few_exposures(focus, bounds_um):
+    stack, verdict, _ = focus("cell-smear-rgb", 0.4, bounds_um=bounds_um, depth_of_field_um=1.5)
+    assert verdict["verdict_found"]
+    assert abs(stack.plane_at(verdict["verdict_position_um"]) - stack.focus_index) <= 1
+    assert verdict["verdict_exposures"] <= 9
+
+
+@pytest.mark.parametrize("method", ["search", "brent"])
+def test_no_method_is_confidently_wrong_on_any_labelled_stack(focus, shared_stacks, method):
     wrong = []
     for name in [*WITH_ONE_CLEAR_PEAK, "grid-centre", *TRAPS]:
         positions = read_stack(shared_stacks / f"{name}.tif").positions_um
-        stack, verdict, _ = focus(name, 0.5, bounds_um=(positions[0], positions[-1]))
+        stack, verdict, _ = focus(name, 0.5, method=method, bounds_um=(positions[0], positions[-1]))
         off = stack.plane_at(verdict["verdict_position_um"]) - stack.focus_index
         if verdict["verdict_found"] and abs(off) > 1:
             wrong.append((name, off))

@@ -11,8 +11,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from bluesky_autofocus.frames import read_frame
-from bluesky_autofocus.records import Reading
+from bluesky_autofocus.frames import PrunedFrameError, read_frame
+from bluesky_autofocus.records import Reading, Reason
 
 __all__ = ["Analysis", "AnalysisError", "NotSubscribedError", "RecordedExposure"]
 
@@ -219,6 +219,11 @@ class Analysis:
                 return dataclasses.replace(analyse(), event_uid=doc["uid"], seq_num=doc["seq_num"])
 
             self._newest[stream] = _done(read()) if self._executor is None else self._executor.submit(read)
+        except PrunedFrameError:
+            gone = Reading.refused(Reason.PRUNED, self.unit)
+            self._newest[stream] = _done(
+                dataclasses.replace(gone, event_uid=doc["uid"], seq_num=doc["seq_num"])
+            )
         except Exception as error:
             # Kept for whoever waits for the reading: raised here it would end a plan that does not care.
             self._newest[stream] = _failed(error)

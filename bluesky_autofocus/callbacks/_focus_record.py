@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any, Self
 
 from bluesky_autofocus.records import Reason
 
-__all__ = ["FocusPoint", "FocusRecord", "FocusTable"]
+__all__ = ["FocusPoint", "FocusRecord", "FocusTable", "point_of", "verdict_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +63,9 @@ class FocusRecord:
         elif name == "event":
             stream = self._streams.get(doc["descriptor"], "")
             if stream.startswith("reading_"):
-                self.on_point(self._point(stream.removeprefix("reading_"), doc["data"]))
+                self.on_point(point_of(stream.removeprefix("reading_"), doc["data"]))
             elif stream == "verdict":
-                self.on_verdict(_verdict(doc["data"]))
-
-    @staticmethod
-    def _point(analysis: str, data: dict[str, Any]) -> FocusPoint:
-        names = [field.name for field in dataclasses.fields(FocusPoint)]
-        return FocusPoint(**{name: data[f"{analysis}_{name}"] for name in names})
+                self.on_verdict(verdict_of(doc["data"]))
 
     def on_point(self, point: FocusPoint) -> None:
         """Take in a reading; displays draw it."""
@@ -80,7 +76,14 @@ class FocusRecord:
         self.verdicts.append(verdict)
 
 
-def _verdict(data: dict[str, Any]) -> dict[str, Any]:
+def point_of(analysis: str, data: Mapping[str, Any]) -> FocusPoint:
+    """Return the reading that an Event of ``reading_ANALYSIS`` holds."""
+    names = [field.name for field in dataclasses.fields(FocusPoint)]
+    return FocusPoint(**{name: data[f"{analysis}_{name}"] for name in names})
+
+
+def verdict_of(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of the verdict that an Event holds, with what is JSON decoded."""
     fields = {key.removeprefix("verdict_"): value for key, value in data.items()}
     for key in ("event_uids", "parameters", "versions"):
         fields[key] = json.loads(fields[key])

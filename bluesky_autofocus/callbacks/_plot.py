@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from bluesky_autofocus.callbacks._focus_record import FocusPoint, FocusRecord
+from bluesky_autofocus.callbacks._focus_record import FocusRecord
 
-__all__ = ["LiveFocusCurve", "draw_focus_curve"]
+__all__ = ["draw_focus_curve"]
 
 
 def draw_focus_curve(axes: Any, record: FocusRecord) -> None:
@@ -40,39 +40,9 @@ def draw_focus_curve(axes: Any, record: FocusRecord) -> None:
                 axes.axvspan(position - 2 * sigma, position + 2 * sigma, color="tab:red", alpha=0.15)
         else:
             axes.set_title(f"not found: {verdict['reason']}")
-    axes.set_xlabel(f"{', '.join(record.start.get('motors', ['position']))} (um)")
+    motors = record.start.get("motors", ())  # of a plan that focuses in between, those of the stage
+    axes.set_xlabel(f"{motors[0] if len(motors) == 1 else 'position'} (um)")
     unit = next((point.unit for point in record.points), "")
     axes.set_ylabel(f"defocus ({unit})" if unit else "sharpness")
     if record.points:
         axes.legend(loc="best", fontsize="small")
-
-
-class LiveFocusCurve(FocusRecord):
-    """Draw the focus curve while it is measured.
-
-    Subscribe it through `bluesky.callbacks.core.make_class_safe` so that a window that fails never stops
-    an experiment.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._figure: Any = None
-
-    def on_point(self, point: FocusPoint) -> None:
-        """Draw a reading."""
-        super().on_point(point)
-        self._draw()
-
-    def on_verdict(self, verdict: dict[str, Any]) -> None:
-        """Draw a verdict."""
-        super().on_verdict(verdict)
-        self._draw()
-
-    def _draw(self) -> None:
-        import matplotlib.pyplot as plt
-
-        if self._figure is None or not plt.fignum_exists(self._figure.number):
-            self._figure = plt.figure("focus curve")
-            self._figure.add_subplot()
-        draw_focus_curve(self._figure.axes[0], self)
-        self._figure.canvas.draw_idle()

@@ -1,7 +1,8 @@
 """Run an analysis over a run that is already in databroker."""
 
+import heapq
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from bluesky_autofocus.callbacks._analysis import Analysis
 from bluesky_autofocus.frames import read_frame
 from bluesky_autofocus.records import Reading
 
-__all__ = ["analyse", "rows_of_events"]
+__all__ = ["analyse", "replayed", "rows_of_events"]
+
+FetchFrame = Callable[[Mapping[str, Any], int], np.ndarray]
 
 _ORDER = ("start", "descriptor", "stream_resource", "stream_datum", "event", "stop")
 
@@ -43,6 +46,42 @@ def analyse(
     AnalysisError
         If a frame cannot be analysed.
     """
+    documents, fetch = replayed(run)
+    stream_names = {doc["uid"]: doc["name"] for name, doc in documents if name == "descriptor"}
+    twin = analysis.offline(fetch)
+    analysed = {stream_names[doc["descriptor"]] for name, doc in documents if name == "stream_datum"}
+    if streams is not None:
+        analysed &= set(streams)
+    readings: dict[str, list[Reading]] = {stream: [] for stream in analysed}
+    for name, doc in documents:
+        if name in ("event", "stream_datum") and stream_names[doc["descriptor"]] not in analysed:
+            continue
+        twin(name, doc)
+        if name == "event":
+            stream = stream_names[doc["descriptor"]]
+            readings[stream].append(twin.reading(stream))
+    return readings
+
+
+def replayed(run: Any) -> tuple[list[tuple[str, dict[str, Any]]], FetchFrame]:
+    """Return the documents of a recorded run as if it went on now, and what fetches its frames.
+
+    Announcements of frames come before all Events; those of exposures that were taken again are left out, so
+    that rows and Events of a stream correspond one to one. Events come in the order in which they were
+    emitted, across streams too.
+
+    Parameters
+    ----------
+    run : databroker.client.BlueskyRun
+        ``db[-1]``.
+
+    Returns
+    -------
+    list of tuple
+        Name and document.
+    callable
+        ``(stream_resource, row) -> frame``, from its file, or from the server where that is elsewhere.
+    """
     # databroker gives all Events before the documents that say where their frames are
     documents = sorted(run.documents(), key=lambda document: _ORDER.index(document[0]))
     stream_names = {doc["uid"]: doc["name"] for name, doc in documents if name == "descriptor"}
@@ -53,15 +92,17 @@ def analyse(
         if name == "stream_datum"
     }
 
-    events = Counter(stream_names[doc["descriptor"]] for name, doc in documents if name == "event")
+    events: dict[str, list[tuple[str, dict[str, Any]]]] = {stream: [] for stream in stream_names.values()}
     rows = Counter[str]()
     for name, doc in documents:
-        if name == "stream_datum":
+        if name == "event":
+            events[stream_names[doc["descriptor"]]].append((name, dict(doc)))
+        elif name == "stream_datum":
             rows[doc["stream_resource"]] += doc["indices"]["stop"] - doc["indices"]["start"]
     kept = {
         resource: list(rows_of_events(run, stream).values())
         for resource, stream in stream_of.items()
-        if rows[resource] != events[stream]
+        if rows[resource] != len(events[stream])
     }
 
     def fetch(resource: Mapping[str, Any], row: int) -> np.ndarray:
@@ -70,23 +111,19 @@ def analyse(
         except FileNotFoundError:  # recorded on another machine: ask the server
             return run[stream_of[resource["uid"]], keys[resource["uid"]]][row]
 
-    twin = analysis.offline(fetch)
-    analysed = set(stream_of.values())
-    if streams is not None:
-        analysed &= set(streams)
-    readings: dict[str, list[Reading]] = {stream: [] for stream in analysed}
-    for name, doc in documents:
-        if name in ("event", "stream_datum") and stream_names[doc["descriptor"]] not in analysed:
-            continue
-        if name == "stream_datum" and doc["stream_resource"] in kept:
-            for row in kept[doc["stream_resource"]]:
-                twin(name, {**doc, "indices": {"start": row, "stop": row + 1}})
-        else:
-            twin(name, dict(doc))
-        if name == "event":
-            stream = stream_names[doc["descriptor"]]
-            readings[stream].append(twin.reading(stream))
-    return readings
+    rewound = set(kept)
+
+    def announced() -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, doc in documents:
+            if name == "stream_datum" and doc["stream_resource"] in rewound:
+                for row in kept.pop(doc["stream_resource"], ()):
+                    yield name, {**doc, "indices": {"start": row, "stop": row + 1}}
+            elif name not in ("event", "stop"):
+                yield name, dict(doc)
+
+    in_turn = heapq.merge(*events.values(), key=lambda event: event[1]["time"])
+    stops = [(name, dict(doc)) for name, doc in documents if name == "stop"]
+    return [*announced(), *in_turn, *stops], fetch
 
 
 def rows_of_events(run: Any, stream: str) -> dict[int, int]:

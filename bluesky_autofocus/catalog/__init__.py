@@ -2,5 +2,6 @@
 
 from bluesky_autofocus.catalog._catalog import Catalog, default_folder, open_catalog
 from bluesky_autofocus.catalog._embedded import CatalogError
+from bluesky_autofocus.catalog._tail import SpoolTail
 
-__all__ = ["Catalog", "CatalogError", "default_folder", "open_catalog"]
+__all__ = ["Catalog", "CatalogError", "SpoolTail", "default_folder", "open_catalog"]

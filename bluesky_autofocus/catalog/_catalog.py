@@ -125,10 +125,13 @@ class _Writer:
         self._buffer = BufferingWrapper(self._from_buffer)
 
     def __call__(self, name: str, doc: dict[str, Any]) -> None:
-        self._spool(name, doc)
-        self._buffer(name, doc)
-        if name == "stop":
-            self._settle(doc["run_start"])
+        try:
+            self._spool(name, doc)
+        finally:
+            # a full disk here is no reason to keep it from a catalogue that may be elsewhere
+            self._buffer(name, doc)
+            if name == "stop":
+                self._settle(doc["run_start"])
 
     def _from_buffer(self, name: str, doc: Any) -> None:
         if name == self._FLUSH:

@@ -6,12 +6,14 @@ run. What a killed process leaves behind is read into the catalogue at the next 
 cost what the operating system had not yet put on the disk; nothing is fsynced during a run.)
 """
 
+import contextlib
 import json
 import logging
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -44,16 +46,24 @@ class Spool:
         self._run_of: dict[str, str] = {}
 
     def __call__(self, name: str, doc: dict[str, Any]) -> None:
-        """Write a document to the file of its run."""
+        """Write a document to the file of its run.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written. Those before are on disk, and what comes after it can be.
+        """
         run = self._run_uid(name, doc)
         if name == "start":
-            self._files[run] = self.path(run).open("w", encoding="utf-8")
+            # unbuffered: what was not written must not be tried again at the next line
+            self._files[run] = self.path(run).open("wb", buffering=0)
         file = self._files[run]
-        file.write(json.dumps([name, doc], cls=NumpyEncoder) + "\n")
-        file.flush()
-        if name == "stop":
-            self._files.pop(run).close()
-            self._run_of = {key: of for key, of in self._run_of.items() if of != run}
+        try:
+            _append(file, (json.dumps([name, doc], cls=NumpyEncoder) + "\n").encode())
+        finally:
+            if name == "stop":
+                self._files.pop(run).close()
+                self._run_of = {key: of for key, of in self._run_of.items() if of != run}
 
     def _run_uid(self, name: str, doc: dict[str, Any]) -> str:
         """Find out to which run a document belongs."""
@@ -73,7 +83,8 @@ class Spool:
 
     def forget(self, run_uid: str) -> None:
         """Delete the file of a run that the catalogue holds."""
-        self.path(run_uid).unlink(missing_ok=True)
+        with contextlib.suppress(PermissionError):  # Windows, while someone reads it: `repair` will delete it
+            self.path(run_uid).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close the files; remove the folder unless runs are left in it."""
@@ -83,6 +94,21 @@ class Spool:
         self._lock.release()
         if not any(self.directory.iterdir()):
             _remove(self.directory)
+
+
+def _append(file: FileIO, line: bytes) -> None:
+    """Write all of a line or, where the disk is full, nothing: a reader ends at the first torn line."""
+    place = file.tell()
+    written = 0
+    try:
+        while written < len(line):
+            written += file.write(line[written:])
+    except OSError as error:
+        file.seek(place)
+        file.truncate()
+        raise OSError(
+            error.errno, f"no document can be written any more: {error.strerror}", file.name
+        ) from error
 
 
 def read_spooled(path: Path) -> list[Document]:

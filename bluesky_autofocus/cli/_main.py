@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
     attempt = verbs.add_parser("try", help="run a focusing method on a recorded focus stack")
     attempt.add_argument("stack", type=Path, help="a TIFF, or a folder of images")
-    attempt.add_argument("--method", default="brent", help="which method (brent, sweep)")
+    attempt.add_argument("--method", default="search", help="which method (search, brent, sweep, map)")
     attempt.add_argument(
         "--start-um",
         type=float,
@@ -168,13 +168,49 @@ def _parser() -> argparse.ArgumentParser:
     _add_catalog(add_refocus(verbs, _add_json))
     add_train(verbs, _add_catalog, _add_json)
 
+    dose = verbs.add_parser("dose", help="tell what each field was exposed to, over recorded runs")
+    dose.add_argument("run", nargs="*", help="uid, its first characters, scan_id, or -1 (default: all runs)")
+    dose.add_argument(
+        "--key", action="append", metavar="KEY", help="that says where; may be given several times"
+    )
+    dose.add_argument("--field-um", type=float, help="side of a field")
+    _add_catalog(dose)
+    _add_json(dose)
+
     report = verbs.add_parser("report", help="write a self-contained HTML page about a run")
     report.add_argument("run", help="uid, its first characters, scan_id, or -1 for the newest")
     report.add_argument("--output", type=Path, help="the page to write")
     _add_catalog(report)
 
-    serve = verbs.add_parser("serve", help="serve the catalogue with Tiled's web interface on localhost")
-    serve.add_argument("--port", type=int, default=0, help="by default a free one")
+    resume = verbs.add_parser("resume", help="go on with a tile scan or a time-lapse that ended early")
+    resume.add_argument("run", help="any run of it: uid, its first characters, scan_id, or -1 for the newest")
+    resume.add_argument("--marked", action="store_true", help="visit tiles again whose focus is doubtful")
+    _add_catalog(resume)
+    _add_json(resume)
+
+    prune = verbs.add_parser("prune", help="delete frames of recorded runs, and leave all else")
+    prune.add_argument("run", nargs="*", help="uid, its first characters, scan_id, or -1 for the newest")
+    prune.add_argument(
+        "--keep", required=True, choices=("all", "in-focus", "readings"), help="which frames are to stay"
+    )
+    prune.add_argument(
+        "--older-than", type=float, metavar="DAYS", help="only runs of this age; all of them if none is named"
+    )
+    prune.add_argument("--dry-run", action="store_true", help="only tell what would go")
+    prune.add_argument("--yes", action="store_true", help="do not ask")
+    prune.add_argument(
+        "--referred", action="store_true", help="also frames that other runs refer to, as labels do"
+    )
+    _add_catalog(prune)
+    _add_json(prune)
+
+    serve = verbs.add_parser("serve", help="serve the catalogue, and a page that shows the run that goes on")
+    serve.add_argument("--port", type=int, default=0, help="of the catalogue, by default a free one")
+    serve.add_argument("--monitor-port", type=int, default=0, help="of the page, by default a free one")
+    serve.add_argument(
+        "--address", default="127.0.0.1", help="which network the page listens to (default: this machine)"
+    )
+    serve.add_argument("--run", help="show this run on the page, and no other")
     _add_catalog(serve)
     return parser
 

@@ -166,8 +166,8 @@ def try_(options: Namespace) -> int:
         try:
             for start in starts:
                 frames = catalog.frame_directory if catalog else Path(scratch)
-                verdict = _focus_stack(stack, start, options, frames, catalog)
-                _print_try(verdict, stack, as_json=options.json)
+                verdict, across = _focus_stack(stack, start, options, frames, catalog)
+                _print_try(verdict, stack, across, as_json=options.json)
         finally:
             if catalog is not None:
                 catalog.close()
@@ -176,15 +176,17 @@ def try_(options: Namespace) -> int:
 
 def _focus_stack(
     stack: FocusStack, start_um: float, options: Namespace, frames: Path, catalog: Any
-) -> Verdict:
+) -> tuple[Verdict, Any]:
+    """Return the verdict and, where the method is ``map`` and there is one, the focus map."""
     from bluesky import RunEngine
 
-    from bluesky_autofocus.callbacks import SharpnessAnalysis
+    from bluesky_autofocus.callbacks import FocusMapAnalysis, SharpnessAnalysis
     from bluesky_autofocus.devices import replayed_instrument
     from bluesky_autofocus.frames import install_frame_routing
     from bluesky_autofocus.plans import autofocus
 
-    analysis = SharpnessAnalysis(options.metric) if options.metric else SharpnessAnalysis()
+    kind = FocusMapAnalysis if options.method == "map" else SharpnessAnalysis
+    analysis = kind(options.metric) if options.metric else kind()
     camera: Any
     z: Any
     camera, z = replayed_instrument(stack, frames, position_um=start_um)
@@ -198,7 +200,7 @@ def _focus_stack(
     if options.range_um is not None:
         low_um = max(low_um, start_um - options.range_um / 2)
         high_um = min(high_um, start_um + options.range_um / 2)
-    if options.method == "sweep":
+    if options.method in ("sweep", "map"):
         # a recorded stack can be looked through plane by plane, however irregular its steps
         inside = (stack.positions_um >= low_um) & (stack.positions_um <= high_um)
         chosen["positions_um"] = stack.positions_um[inside].tolist()
@@ -212,10 +214,12 @@ def _focus_stack(
     result = run_engine(
         autofocus([camera], z, analysis=analysis, method=options.method, md={"stack": stack.name}, **chosen)
     )
-    return result.plan_result  # type: ignore[union-attr] - call_returns_result makes it one
+    verdict = result.plan_result  # type: ignore[union-attr] - call_returns_result makes it one
+    across = analysis.map_of(verdict.event_uids) if isinstance(analysis, FocusMapAnalysis) else None
+    return verdict, across
 
 
-def _print_try(verdict: Verdict, stack: FocusStack, *, as_json: bool) -> None:
+def _print_try(verdict: Verdict, stack: FocusStack, across: Any, *, as_json: bool) -> None:
     plane = stack.plane_at(verdict.position_um) if verdict.found else None
     if as_json:
         print(
@@ -231,6 +235,7 @@ def _print_try(verdict: Verdict, stack: FocusStack, *, as_json: bool) -> None:
                     "plane": plane,
                     "exposures": verdict.exposures,
                     "labelled_plane": stack.focus_index,
+                    **({} if across is None else {"map": _without_nan(across.recorded())}),
                 }
             )
         )
@@ -245,6 +250,13 @@ def _print_try(verdict: Verdict, stack: FocusStack, *, as_json: bool) -> None:
             f"start {verdict.start_um:10.3f}: not found ({verdict.reason}), back at {verdict.start_um:.3f}, "
             f"{verdict.exposures} exposures"
         )
+    if across is not None and not as_json:
+        print(across)
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    # JSON has no number for what was not found
+    return {key: None if value != value else value for key, value in values.items()}
 
 
 def analyse_(options: Namespace) -> int:
@@ -324,6 +336,53 @@ def train_(options: Namespace) -> int:
         catalog.close()
 
 
+def resume_(options: Namespace) -> int:
+    """Go on with a tile scan or a time-lapse that ended early."""
+    from bluesky_autofocus.cli._resuming import resume
+
+    _quiet()
+    return resume(options, _find_run)
+
+
+def prune_(options: Namespace) -> int:
+    """Delete frames of recorded runs."""
+    from bluesky_autofocus.cli._pruning import check, delete
+
+    check(options)
+    _quiet()
+    catalog = open_catalog(options.catalog)
+    try:
+        return delete(options, catalog, _find_run)
+    finally:
+        catalog.close()
+
+
+def dose_(options: Namespace) -> int:
+    """Tell what each field was exposed to."""
+    import dataclasses
+
+    from bluesky_autofocus.callbacks import DoseLedger
+
+    _quiet()
+    catalog = open_catalog(options.catalog)
+    try:
+        client = catalog.client
+        runs = [_find_run(client, name) for name in options.run] if options.run else client.values()
+        for field in DoseLedger.of(runs, keys=options.key, field_um=options.field_um).fields:
+            if options.json:
+                print(json.dumps(dataclasses.asdict(field)))
+            else:
+                place = ", ".join(f"{at:.1f}" if isinstance(at, float) else str(at) for at in field.place)
+                untimed = f" and {field.untimed} of unknown length" if field.untimed else ""
+                print(
+                    f"{field.sample or '-':16s} {place or 'place unknown':24s} {field.exposures:6d} exposures"
+                    f" {field.dose_s:12.6g} s{untimed}, {len(field.runs)} runs"
+                )
+    finally:
+        catalog.close()
+    return 0
+
+
 def report_(options: Namespace) -> int:
     """Write a page about a run."""
     from bluesky_autofocus.report import write_report
@@ -340,21 +399,13 @@ def report_(options: Namespace) -> int:
 
 
 def serve_(options: Namespace) -> int:
-    """Serve the catalogue until interrupted."""
+    """Serve the catalogue and the monitor page until interrupted."""
+    from bluesky_autofocus.cli._serving import serve
+
     _quiet()
     catalog = open_catalog(options.catalog, port=options.port)
     try:
-        if not catalog.web_page:
-            raise ValueError(f"{options.catalog} is served already: serve takes a folder")
-        print(f"the catalogue {catalog.folder} is served at\n\n    {catalog.web_page}\n", flush=True)
-        if not catalog.serving:
-            print("by another process that has it open; it ends when that does")
-            return 0
-        print("the address holds the key: whoever has it can read and write. Ctrl-C ends.", flush=True)
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        return 0
+        return serve(options, catalog, _find_run)
     finally:
         catalog.close()
 
@@ -374,7 +425,7 @@ def _find_run(client: Any, name: str) -> Any:
 
 def _quiet() -> None:
     """Keep the libraries' own notices off the screen; what a user must know we say ourselves."""
-    for name in ("tiled", "httpx", "alembic", "uvicorn"):
+    for name in ("tiled", "httpx", "alembic", "uvicorn", "bokeh", "tornado"):
         logging.getLogger(name).setLevel(logging.WARNING)
     # the RunEngine logs the traceback of every plan that fails; `main` shows what is not the user's
     logging.getLogger("bluesky").setLevel(logging.CRITICAL)

@@ -23,6 +23,7 @@ from bluesky_autofocus.dataset._labels import (
 )
 from bluesky_autofocus.dataset._making import ground_truths, make_dataset
 from bluesky_autofocus.dataset._smears import smear_vectors
+from bluesky_autofocus.dataset._surfaces import surface_of
 
 __all__ = [
     "Dataset",
@@ -43,5 +44,6 @@ __all__ = [
     "make_dataset",
     "recorded_pairs",
     "smear_vectors",
+    "surface_of",
     "true_labels",
 ]

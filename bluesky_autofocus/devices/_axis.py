@@ -103,6 +103,9 @@ class SimulatedAxis(Device, PositionerBase):  # pyright: ignore - ophyd's own tw
         self.motion = AxisMotion(mechanics, position_um, seed=seed)
         self._limits = (float(low), float(high))
         self._lock = threading.Lock()
+        # ophyd tells who waits for a move that it is done, and then forgets whoever waits: who waits for the
+        # next move, which a plan may begin in between on its own thread, would be forgotten too
+        self._telling = threading.RLock()
         self._cancel: Callable[[], None] | None = None
         self._move_number = 0
         # The hinted readback carries the axis' own name, as with EpicsMotor.
@@ -186,7 +189,8 @@ class SimulatedAxis(Device, PositionerBase):  # pyright: ignore - ophyd's own tw
         """
         self.check_value(new_position)
         self._abandon_move()
-        status: MoveStatus = PositionerBase.move(self, new_position, moved_cb=moved_cb, timeout=timeout)
+        with self._telling:
+            status: MoveStatus = PositionerBase.move(self, new_position, moved_cb=moved_cb, timeout=timeout)
         self.setpoint.put(float(new_position))
         duration_s = self.motion.start(new_position, self.clock.now_s())
         self._run_subs(sub_type=self.SUB_START, timestamp=time.time())
@@ -216,8 +220,9 @@ class SimulatedAxis(Device, PositionerBase):  # pyright: ignore - ophyd's own tw
             cancel()
         if moving:
             self.motion.stop(self.clock.now_s())
-            # not super().stop(): that is Device's, which never completes the status
-            PositionerBase.stop(self, success=success)
+            with self._telling:
+                # not super().stop(): that is Device's, which never completes the status
+                PositionerBase.stop(self, success=success)
 
     def _arrived(self, move_number: int) -> None:
         with self._lock:
@@ -225,7 +230,8 @@ class SimulatedAxis(Device, PositionerBase):  # pyright: ignore - ophyd's own tw
                 return  # given up while the clock's thread was about to report it
             self._cancel, self._moving = None, False
         self._report_position()
-        self._done_moving(success=True)
+        with self._telling:
+            self._done_moving(success=True)
 
     def _report_position(self) -> None:
         self._set_position(self.motion.readback_um(self.clock.now_s()))

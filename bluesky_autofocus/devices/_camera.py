@@ -56,6 +56,11 @@ class Camera(Device):
         self.frame_writer = FrameWriter(frame_directory, self.image_key)
         self._frame: np.ndarray | None = None
 
+    @property
+    def frame_directory(self) -> Path:
+        """The folder that its frames go to."""
+        return self.frame_writer.directory
+
     def expose(self, deliver: Callable[[Callable[[], np.ndarray]], None]) -> None:
         """Start an exposure; when it is over, call `deliver` with a function that returns the frame.
 
@@ -128,6 +133,11 @@ class HoldsCamera:
         """Where its frames are written."""
         return self.camera.frame_writer
 
+    @property
+    def frame_directory(self) -> Path:
+        """The folder that its frames go to."""
+        return self.frame_writer.directory
+
     def trigger(self) -> DeviceStatus:
         """Take one frame."""
         return self.camera.trigger()
@@ -151,15 +161,21 @@ class SimulatedCamera(Camera):
         Returns the frame of this moment; called at the end of each exposure.
     clock : Clock, optional
         The session's; the exposure time passes on it.
+
+    Attributes
+    ----------
+    dead_s : float
+        Time for each frame in which the specimen is not exposed; at first 0.
     """
 
     def __init__(
         self, prefix: str = "", *, render: Callable[[], np.ndarray], clock: Clock | None = None, **kwargs: Any
     ) -> None:
         super().__init__(prefix, **kwargs)
+        self.dead_s = 0.0
         self.render = render
         self.clock: Clock = clock or VirtualClock()
 
     def expose(self, deliver: Callable[[Callable[[], np.ndarray]], None]) -> None:
-        """Let the exposure time pass, then deliver what is rendered."""
-        self.clock.call_after(self.exposure_s.get(), lambda: deliver(self.render))
+        """Let the time of a frame pass, then deliver what is rendered."""
+        self.clock.call_after(self.dead_s + self.exposure_s.get(), lambda: deliver(self.render))

@@ -9,11 +9,13 @@ import numpy as np
 from ophyd import Component as Cpt
 from ophyd import Device
 from ophyd.status import DeviceStatus
+from ophyd.utils import LimitError
 
+from bluesky_autofocus.averaging import average_frames
 from bluesky_autofocus.clock import Clock, VirtualClock
 from bluesky_autofocus.devices._axis import SimulatedAxis
 from bluesky_autofocus.devices._camera import SimulatedCamera
-from bluesky_autofocus.devices._signals import BoundedSignal
+from bluesky_autofocus.devices._signals import BoundedSignal, ComputedSignal
 from bluesky_autofocus.frames import FrameWriter
 from bluesky_autofocus.simulation import SEMImageFormation
 from bluesky_autofocus.simulation.motion import AxisMechanics
@@ -21,7 +23,7 @@ from bluesky_autofocus.simulation.motion import AxisMechanics
 __all__ = ["SimulatedSEM"]
 
 FRAME_OVERHEAD_S = 0.1
-"""Time per frame beside the dwell: scan setup and transfer."""
+"""Time per frame beside the dwell: scan setup and transfer, while the beam is blanked."""
 
 
 class _MadeBy(Cpt):
@@ -33,11 +35,30 @@ class _MadeBy(Cpt):
         return Cpt.create_component(made, instance)
 
 
+class _WholeNumber(BoundedSignal):
+    """A number of things, or 1 and 0 for on and off."""
+
+    def check_value(self, value: float, **kwargs: Any) -> None:
+        """Refuse a value beyond the limits, and parts of one."""
+        super().check_value(value, **kwargs)
+        if value != int(value):
+            raise LimitError(f"{self.name}: {value!r} is no whole number")
+
+    def put(self, value: float, **kwargs: Any) -> None:
+        """Set the value after checking it; it is a whole number in the documents too."""
+        self.check_value(value)
+        super(BoundedSignal, self).put(int(value), **kwargs)
+
+
 class SimulatedSEM(Device):
     """A SEM whose working distance focuses it. As a detector it gives one frame a trigger.
 
     Everything that shapes a frame is a signal and is read into its Event: working distance,
-    magnification, stigmators and dwell time.
+    magnification, stigmators, dwell time, and of how many scans it is the average; so are the size of a pixel
+    and the convergence of the beam. The exposure time is that of the beam on the field, for all of them.
+
+    What drifts sideways while a scan goes on is drawn askew. Scans that are averaged are registered before,
+    if `drift_correction` is set.
 
     Parameters
     ----------
@@ -69,6 +90,16 @@ class SimulatedSEM(Device):
     stigmator_x = Cpt(BoundedSignal, value=0.0, egu="unit", limits=(-100.0, 100.0), kind="normal")
     stigmator_y = Cpt(BoundedSignal, value=0.0, egu="unit", limits=(-100.0, 100.0), kind="normal")
     dwell_time = Cpt(BoundedSignal, value=1.0, egu="us", limits=(0.001, 1000.0), kind="normal")
+    averaged_frames = Cpt(_WholeNumber, value=1, egu="frames", limits=(1, 256), kind="normal")
+    drift_correction = Cpt(_WholeNumber, value=1, egu="", limits=(0, 1), kind="normal")
+    pixel_size_um = Cpt(ComputedSignal, attribute="_pixel_um", egu="um", value=0.0, kind="normal")
+    convergence_mrad = Cpt(
+        ComputedSignal,
+        attribute="image_formation.optics.convergence_mrad",
+        egu="mrad",
+        value=0.0,
+        kind="normal",
+    )
     camera = _MadeBy(SimulatedCamera, kind="hinted")
 
     def __init__(
@@ -110,13 +141,19 @@ class SimulatedSEM(Device):
             },
         }
         super().__init__(prefix, **kwargs)
-        self.dwell_time.subscribe(self._dwell_changed, run=False)
-        self._dwell_changed(self.dwell_time.get())
+        for signal in (self.dwell_time, self.averaged_frames):
+            signal.subscribe(self._timing_changed, run=False)
+        self._timing_changed()
 
-    def _dwell_changed(self, value: float, **kwargs: Any) -> None:
-        self.camera.exposure_s.put(
-            value * 1e-6 * float(np.prod(self.image_formation.frame_shape)) + FRAME_OVERHEAD_S
-        )
+    @property
+    def _scan_s(self) -> float:
+        """Time of the beam on the field for one scan of it."""
+        return 1e-6 * self.dwell_time.get() * float(np.prod(self.image_formation.frame_shape))
+
+    def _timing_changed(self, **kwargs: Any) -> None:
+        scans = int(self.averaged_frames.get())
+        self.camera.exposure_s.put(scans * self._scan_s)
+        self.camera.dead_s = scans * FRAME_OVERHEAD_S
 
     def reseed(self, seed: int | tuple[int, ...]) -> None:
         """Begin the detector's noise anew."""
@@ -128,18 +165,36 @@ class SimulatedSEM(Device):
         return self.focus_at_start_um + self.drift_um_s * self.clock.now_s()
 
     @property
+    def _pixel_um(self) -> float:
+        return self.image_formation.pixel_size_um(self.magnification.get())
+
+    @property
     def depth_of_field_um(self) -> float:
         """Range of working distance in which the blur stays within one pixel, at this magnification."""
         return self.image_formation.depth_of_field_um(self.magnification.get())
 
     def _render(self) -> np.ndarray:
+        scans = int(self.averaged_frames.get())
+        frame_s = self._scan_s + FRAME_OVERHEAD_S
+        ends_s = [self.clock.now_s() - frame_s * later for later in reversed(range(scans))]
+        if scans == 1:
+            return self._scan(*ends_s)
+        averaged = average_frames(
+            [self._scan(end_s) for end_s in ends_s], register=bool(self.drift_correction.get())
+        )
+        white = 2**self.image_formation.optics.bits - 1
+        return np.clip(np.rint(averaged.frame), 0, white).astype(self.camera.dtype)
+
+    def _scan(self, end_s: float) -> np.ndarray:
+        """Return the frame of a scan that ended at a time of the clock."""
         return self.image_formation.image(
             self.working_distance.load_um - self.focus_um,
             magnification=self.magnification.get(),
             stigmator_x=self.stigmator_x.get(),
             stigmator_y=self.stigmator_y.get(),
             dwell_us=self.dwell_time.get(),
-            offset_px=(0.0, self.drift_px_s * self.clock.now_s()),
+            offset_px=(0.0, self.drift_px_s * (end_s - self._scan_s)),
+            skew_px=self.drift_px_s * self._scan_s,
             rng=self._rng,
         )
 
@@ -147,6 +202,11 @@ class SimulatedSEM(Device):
     def frame_writer(self) -> FrameWriter:
         """Where its frames are written."""
         return self.camera.frame_writer
+
+    @property
+    def frame_directory(self) -> Path:
+        """The folder that its frames go to."""
+        return self.frame_writer.directory
 
     def trigger(self) -> DeviceStatus:
         """Scan one frame."""

@@ -2,10 +2,19 @@
 
 from bluesky_autofocus.plans._approach import approach_focus
 from bluesky_autofocus.plans._autofocus import METHODS, UnknownMethodError, autofocus, register_method
+from bluesky_autofocus.plans._beside import focus_beside
 from bluesky_autofocus.plans._blur import focus_if_blurred
 from bluesky_autofocus.plans._brent import brent_focus
 from bluesky_autofocus.plans._calibrate_leds import LEDCalibration, calibrate_leds, led_calibration
 from bluesky_autofocus.plans._collect import collect_focal_stacks
+from bluesky_autofocus.plans._disk import (
+    DiskForecast,
+    StoresFrames,
+    check_disk,
+    check_disk_decorator,
+    check_disk_wrapper,
+)
+from bluesky_autofocus.plans._disk_guard import disk_guard_decorator, disk_guard_wrapper
 from bluesky_autofocus.plans._exposing import (
     Exposure,
     ReadingTimeoutError,
@@ -15,6 +24,7 @@ from bluesky_autofocus.plans._exposing import (
 )
 from bluesky_autofocus.plans._key_frame import coarse_fine_focus, key_frame_focus
 from bluesky_autofocus.plans._label import record_labels
+from bluesky_autofocus.plans._map_focus import MappingAnalysis, map_focus
 from bluesky_autofocus.plans._moving import Approach
 from bluesky_autofocus.plans._protocols import (
     DefocusAnalysis,
@@ -25,12 +35,15 @@ from bluesky_autofocus.plans._protocols import (
     RunningAxis,
     ScanAnalysis,
 )
+from bluesky_autofocus.plans._record_surface import record_surface
 from bluesky_autofocus.plans._search import search_focus
 from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
+from bluesky_autofocus.plans._tiling import Visited, tile_scan, time_lapse
 from bluesky_autofocus.plans._track import Tracking, scan_in_focus, track_focus
 from bluesky_autofocus.plans._two_led import two_led_focus
 from bluesky_autofocus.plans._when import EveryExposures, EverySeconds, Farther, Since, When
+from bluesky_autofocus.plans._when_measured import Blurred, Uncertain
 from bluesky_autofocus.plans._wrapper import (
     FocusNotFoundError,
     PlanConflictError,
@@ -41,7 +54,9 @@ from bluesky_autofocus.plans._wrapper import (
 __all__ = [
     "METHODS",
     "Approach",
+    "Blurred",
     "DefocusAnalysis",
+    "DiskForecast",
     "EveryExposures",
     "EverySeconds",
     "Exposure",
@@ -51,14 +66,18 @@ __all__ = [
     "FocusNotFoundError",
     "FocusStub",
     "LEDCalibration",
+    "MappingAnalysis",
     "PatternLight",
     "PlanConflictError",
     "ReadingTimeoutError",
     "RunningAxis",
     "ScanAnalysis",
     "Since",
+    "StoresFrames",
     "Tracking",
+    "Uncertain",
     "UnknownMethodError",
+    "Visited",
     "When",
     "approach_focus",
     "autofocus",
@@ -66,19 +85,29 @@ __all__ = [
     "autofocus_wrapper",
     "brent_focus",
     "calibrate_leds",
+    "check_disk",
+    "check_disk_decorator",
+    "check_disk_wrapper",
     "coarse_fine_focus",
     "collect_focal_stacks",
+    "disk_guard_decorator",
+    "disk_guard_wrapper",
     "expose",
+    "focus_beside",
     "focus_if_blurred",
     "key_frame_focus",
     "led_calibration",
+    "map_focus",
     "record_labels",
+    "record_surface",
     "record_verdict",
     "register_method",
     "scan_in_focus",
     "search_focus",
     "single_shot_focus",
     "sweep_focus",
+    "tile_scan",
+    "time_lapse",
     "track_focus",
     "two_led_focus",
     "wait_reading",

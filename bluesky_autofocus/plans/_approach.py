@@ -7,6 +7,7 @@ from bluesky.utils import MsgGenerator, plan
 
 from bluesky_autofocus.plans._correcting import correct, estimate_of
 from bluesky_autofocus.plans._criteria import Criteria, Estimate
+from bluesky_autofocus.plans._dose import check_dose
 from bluesky_autofocus.plans._exposing import Exposure
 from bluesky_autofocus.plans._moving import Approach, check_reachable, interval_um
 from bluesky_autofocus.plans._operation import Operation, check_positive, start_of
@@ -35,6 +36,7 @@ def approach_focus(
     reaction_s: float = 0.2,
     patience: int = 3,
     budget: int = 100,
+    dose_budget_s: float | None = None,
     verify: bool = True,
     accept_um: float | None = None,
     depth_of_field_um: float | None = None,
@@ -77,6 +79,8 @@ def approach_focus(
         How many frames in a row may be of no use; the axis stands meanwhile.
     budget : int
         Most exposures to spend.
+    dose_budget_s : float, optional
+        Most seconds of exposure, see `brent_focus`.
     verify, accept_um, depth_of_field_um, axis_sign, approach
         As for `single_shot_focus`, once the axis has stopped.
     timeout_s : float
@@ -110,7 +114,9 @@ def approach_focus(
     at_rest = 1 + bool(verify)
     if budget < 1 + at_rest:
         raise ValueError(f"budget must allow at least {1 + at_rest} exposures, got {budget!r}")
+    check_dose(dose_budget_s)
     criteria = Criteria(bool(verify), accept_um, depth_of_field_um)
+    allowed = budget
 
     start_um = yield from start_of(axis, analysis)
     dry_run = start_um is None
@@ -127,6 +133,7 @@ def approach_focus(
         travel_um=(low_um, high_um),
         approach=approach,
         timeout_s=timeout_s,
+        dose_budget_s=dose_budget_s,
     )
     if not dry_run:
         yield from operation.check(low_um, high_um)
@@ -149,7 +156,7 @@ def approach_focus(
         nonlocal followed
         useless, velocity, seen_s = 0, 0.0, None
         first: Estimate | None = None
-        while len(operation.exposures) + at_rest < budget:
+        while len(operation.exposures) + at_rest < allowed:
             exposure = yield from operation.expose(Reading("", 0.0, 0.0, "um"), start_um)
             reading = exposure.reading
             usable = math.isfinite(reading.value) and math.isfinite(exposure.position_um)
@@ -193,6 +200,8 @@ def approach_focus(
         return (yield from operation.expose(Reading("", expected_um, 0.0, "um"), at_um))
 
     def conclude() -> MsgGenerator[Conclusion]:
+        nonlocal allowed
+        allowed = yield from operation.dose.affordable(budget, 1 + at_rest)
         yield from bps.checkpoint()
         try:
             conclusion = yield from run_there()
@@ -210,7 +219,7 @@ def approach_focus(
                 criteria,
                 at_um=at_um,
                 frames=1,
-                budget=budget,
+                budget=allowed,
                 axis_sign=axis_sign,
                 followed=followed,
             )

@@ -7,9 +7,11 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import CustomPlanMetadata, MsgGenerator, plan
 
 from bluesky_autofocus.plans._approach import approach_focus
+from bluesky_autofocus.plans._beside import focus_beside
 from bluesky_autofocus.plans._brent import brent_focus
 from bluesky_autofocus.plans._exposing import versions
 from bluesky_autofocus.plans._key_frame import coarse_fine_focus, key_frame_focus
+from bluesky_autofocus.plans._map_focus import map_focus
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, FocusStub
 from bluesky_autofocus.plans._search import search_focus
 from bluesky_autofocus.plans._single_shot import single_shot_focus
@@ -28,6 +30,8 @@ METHODS: dict[str, FocusStub] = {
     "key_frame": key_frame_focus,
     "coarse_fine": coarse_fine_focus,
     "approach": approach_focus,
+    "beside": focus_beside,
+    "map": map_focus,
 }
 """The focusing stubs by the names that plans, the command line and the queueserver use."""
 
@@ -67,7 +71,7 @@ def autofocus(
     axis: FocusAxis,
     *,
     analysis: FocusAnalysis,
-    method: str = "brent",
+    method: str = "search",
     md: CustomPlanMetadata | None = None,
     **options: Any,
 ) -> MsgGenerator[Verdict]:

@@ -1,5 +1,6 @@
 """Focus only when the frame is blurred."""
 
+import contextlib
 import inspect
 import math
 import time
@@ -10,6 +11,7 @@ from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator, plan
 
 from bluesky_autofocus.plans._brent import brent_focus
+from bluesky_autofocus.plans._dose import DoseMeter, DoseSpent
 from bluesky_autofocus.plans._exposing import expose, record_verdict, wait_reading
 from bluesky_autofocus.plans._moving import Approach, Travel
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, FocusStub
@@ -17,6 +19,9 @@ from bluesky_autofocus.records import Reason, Verdict
 from bluesky_autofocus.search import BlurTrigger
 
 __all__ = ["focus_if_blurred"]
+
+OTHER_FRAMES = ("leds", "stage")
+"""Options of stubs whose frames are taken under another light, or elsewhere."""
 
 
 @plan
@@ -28,6 +33,7 @@ def focus_if_blurred(
     trigger: BlurTrigger,
     focus: FocusStub = brent_focus,
     focus_analysis: FocusAnalysis | None = None,
+    dose_budget_s: float | None = None,
     now_s: Callable[[], float] = time.monotonic,
     timeout_s: float = 30.0,
     **options: Any,
@@ -51,14 +57,16 @@ def focus_if_blurred(
         The stub that focuses.
     focus_analysis : FocusAnalysis, optional
         What `focus` goes by; by default the same `analysis`.
+    dose_budget_s : float, optional
+        Most seconds of exposure, the one that asks for focusing included. `focus` gets what is left.
     now_s : callable
         Time for the trigger; a session passes its clock's.
     timeout_s : float
         Longest wait for a reading.
     options
         Passed to `focus`, which must end with an exposure at the focus, as all of this package do unless
-        told ``confirm=False``. Where it sets a light, its ``leds``, one more exposure under the light
-        of before gives the new baseline.
+        told ``confirm=False``. Where it sets a light, its ``leds``, or focuses elsewhere, its ``stage``, one
+        more exposure as it was before gives the new baseline, if there is dose left for it.
 
     Returns
     -------
@@ -74,6 +82,9 @@ def focus_if_blurred(
     """
     if options.get("confirm") is False:
         raise ValueError("confirm=False would leave no frame at the focus to take the new baseline from")
+    meter = DoseMeter(dose_budget_s, detectors)
+    if dose_budget_s is not None:
+        options["dose_budget_s"] = dose_budget_s
     # a wrong option is to be noticed now, not when a frame is blurred for the first time
     inspect.signature(focus).bind(detectors, axis, analysis=analysis, timeout_s=timeout_s, **options)
     start_um = yield from bps.rd(axis, default_value=None)
@@ -81,6 +92,23 @@ def focus_if_blurred(
         for needed in (analysis, focus_analysis or analysis):
             needed.require_open_run()
     yield from bps.checkpoint()
+    try:
+        yield from meter.affordable(1, least=1)
+        yield from meter.ask()
+    except DoseSpent:
+        spared = Verdict(
+            found=False,
+            reason=Reason.DOSE_SPENT,
+            position_um=math.nan,
+            sigma_um=math.nan,
+            start_um=start_um,  # pyright: ignore[reportArgumentType] - in a dry run nothing is spent
+            exposures=0,
+            dose=0.0,
+            method="blur",
+            model_hash=analysis.model_hash,
+        )
+        yield from record_verdict(spared)
+        return spared
     look = yield from expose(detectors, axis, analysis=analysis, stream="focus_blur", timeout_s=timeout_s)
     if look is None:  # a dry run shows the longer way
         return (
@@ -120,17 +148,22 @@ def focus_if_blurred(
         if not look.reading.accepted:
             concluded = verdict(False, look.reading.reason)
         elif trigger.wants_focus(look.reading.value, now_s()):
+            if meter.left_s is not None:
+                options["dose_budget_s"] = meter.left_s
             focused = yield from focus(
                 detectors, axis, analysis=focus_analysis or analysis, timeout_s=timeout_s, **options
             )
-            if focused.found and "leds" in options:
-                # Its frames were taken under another light: how sharp it is under this one is to be seen.
-                again = yield from expose(
-                    detectors, axis, analysis=analysis, stream="focus_blur", timeout_s=timeout_s
-                )
-                if again is not None:
-                    looks.append(again)
-                    sharp = again.reading.value if again.reading.accepted else None
+            meter.spent_s += focused.dose
+            if focused.found and not options.keys().isdisjoint(OTHER_FRAMES):
+                # How sharp it is under this light, and here, is to be seen.
+                with contextlib.suppress(DoseSpent):
+                    yield from meter.ask()
+                    again = yield from expose(
+                        detectors, axis, analysis=analysis, stream="focus_blur", timeout_s=timeout_s
+                    )
+                    if again is not None:
+                        looks.append(again)
+                        sharp = again.reading.value if again.reading.accepted else None
             elif focused.found:
                 # the last frame of `focus` was taken at the focus, and this analysis has seen it too
                 newest = yield from wait_reading(

@@ -21,6 +21,7 @@ def brent_focus(
     bounds_um: tuple[float, float] | None = None,
     range_um: float | None = None,
     budget: int = 20,
+    dose_budget_s: float | None = None,
     tolerance_um: float | None = None,
     depth_of_field_um: float | None = None,
     verify: bool = True,
@@ -50,6 +51,9 @@ def brent_focus(
         Instead of bounds: the width of the range about where the axis is.
     budget : int
         Most exposures to spend, checks included.
+    dose_budget_s : float, optional
+        Most seconds of exposure. The exposures are as few as it allows; where those would not suffice for a
+        conclusion, or the next one would exceed it, the verdict is ``dose_spent``.
     tolerance_um : float, optional
         Accuracy at which Brent's method stops; by default half a depth of field where that is known, else
         1/200 of the range.
@@ -115,6 +119,7 @@ def brent_focus(
             approach=approach,
             confirm=confirm,
             timeout_s=timeout_s,
+            dose_budget_s=dose_budget_s,
             parameters={
                 "tolerance_um": tolerance_um,
                 "depth_of_field_um": depth_of_field_um,

@@ -15,6 +15,7 @@ from bluesky.utils import MsgGenerator
 from bluesky_autofocus.leds import Pattern
 from bluesky_autofocus.plans._correcting import correct
 from bluesky_autofocus.plans._criteria import Criteria
+from bluesky_autofocus.plans._dose import check_dose
 from bluesky_autofocus.plans._exposing import Exposure
 from bluesky_autofocus.plans._lighting import Lighting, lighting_of
 from bluesky_autofocus.plans._moving import Approach, Travel, check_reachable, interval_um
@@ -42,6 +43,7 @@ def focus_by_correction(
     method: str,
     frames: int,
     budget: int,
+    dose_budget_s: float | None,
     verify: bool,
     accept_um: float | None,
     depth_of_field_um: float | None,
@@ -89,6 +91,7 @@ def focus_by_correction(
             f"budget must allow at least {least} exposures for {method!r}"
             f"{' with verify' if verify else ''}, got {budget!r}"
         )
+    check_dose(dose_budget_s)
     fallback = _stub(fallback)
     if fallback is not None:
         if fallback_analysis is None:
@@ -96,6 +99,8 @@ def focus_by_correction(
         fallback_options = {"approach": approach, "timeout_s": timeout_s, **(fallback_options or {})}
         if travel_um is not None:
             fallback_options.setdefault("travel_um", travel_um)
+        if dose_budget_s is not None:
+            fallback_options["dose_budget_s"] = dose_budget_s  # less what will have been spent by then
         inspect.signature(fallback).bind(detectors, axis, analysis=fallback_analysis, **fallback_options)
 
     yield from check_reachable(leds, [*analysis.leds, *([] if fallback is None else [fallback_pattern])])
@@ -119,6 +124,7 @@ def focus_by_correction(
         travel_um=reach_um,
         approach=approach,
         timeout_s=timeout_s,
+        dose_budget_s=dose_budget_s,
     )
     if not dry_run:
         yield from operation.check(start_um, start_um)
@@ -133,6 +139,7 @@ def focus_by_correction(
         return operation.exposures[-1]
 
     def conclude() -> MsgGenerator[Conclusion]:
+        allowed = yield from operation.dose.affordable(budget, least)
         yield from bps.checkpoint()
         return (
             yield from correct(
@@ -141,7 +148,7 @@ def focus_by_correction(
                 criteria,
                 at_um=start_um,
                 frames=frames,
-                budget=budget,
+                budget=allowed,
                 axis_sign=axis_sign,
             )
         )
@@ -158,8 +165,10 @@ def focus_by_correction(
             "axis_sign": axis_sign,
         },
     )
-    if verdict.found or fallback is None:
+    if verdict.found or verdict.reason is Reason.DOSE_SPENT or fallback is None:
         return verdict
+    if operation.dose.left_s is not None:
+        fallback_options = {**(fallback_options or {}), "dose_budget_s": operation.dose.left_s}
     return (
         yield from _fall_back(
             partial(fallback, detectors, axis, analysis=fallback_analysis, **(fallback_options or {})),

@@ -10,6 +10,7 @@ from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator, plan
 
 from bluesky_autofocus.plans._criteria import SURE
+from bluesky_autofocus.plans._dose import check_dose
 from bluesky_autofocus.plans._exposing import Exposure, _Record
 from bluesky_autofocus.plans._moving import Approach, interval_um
 from bluesky_autofocus.plans._operation import Operation, check_positive, start_of
@@ -34,6 +35,7 @@ def key_frame_focus(
     analysis: ScanAnalysis,
     offsets_um: Sequence[float] = COARSE_UM,
     budget: int = 12,
+    dose_budget_s: float | None = None,
     depth_of_field_um: float | None = None,
     smooth_um: float | None = None,
     axis_sign: int = 1,
@@ -58,6 +60,8 @@ def key_frame_focus(
         Planes relative to where the axis is: an odd number, evenly spaced, ascending, 0 among them.
     budget : int
         Most exposures to spend.
+    dose_budget_s : float, optional
+        Most seconds of exposure, see `brent_focus`.
     depth_of_field_um : float, optional
         Where given, the focus is believed only if three standard uncertainties fit into it.
     smooth_um : float, optional
@@ -95,6 +99,7 @@ def key_frame_focus(
             stages=(("offsets_um", offsets_um, analysis),),
             reuse=True,
             budget=budget,
+            dose_budget_s=dose_budget_s,
             depth_of_field_um=depth_of_field_um,
             smooth_um=smooth_um,
             axis_sign=axis_sign,
@@ -116,6 +121,7 @@ def coarse_fine_focus(
     fine_um: Sequence[float] = FINE_UM,
     reuse: bool = True,
     budget: int = 12,
+    dose_budget_s: float | None = None,
     depth_of_field_um: float | None = None,
     smooth_um: float | None = None,
     axis_sign: int = 1,
@@ -139,7 +145,8 @@ def coarse_fine_focus(
         Planes of the scans, as ``offsets_um`` of `key_frame_focus`.
     reuse : bool
         Whether planes of the coarse scan take part in the fine one. If not, all are exposed again.
-    detectors, axis, budget, depth_of_field_um, smooth_um, axis_sign, travel_um, approach, timeout_s
+    detectors, axis, budget, dose_budget_s, depth_of_field_um, smooth_um, axis_sign, travel_um, approach, \
+timeout_s
         As for `key_frame_focus`.
 
     Returns
@@ -164,6 +171,7 @@ def coarse_fine_focus(
             ),
             reuse=reuse,
             budget=budget,
+            dose_budget_s=dose_budget_s,
             depth_of_field_um=depth_of_field_um,
             smooth_um=smooth_um,
             axis_sign=axis_sign,
@@ -182,6 +190,7 @@ def _focus(
     stages: Sequence[tuple[str, Sequence[float], ScanAnalysis]],
     reuse: bool,
     budget: int,
+    dose_budget_s: float | None,
     depth_of_field_um: float | None,
     smooth_um: float | None,
     axis_sign: int,
@@ -207,6 +216,7 @@ def _focus(
     least = sum(len(offsets) for offsets, _, _ in scans) - (len(scans) - 1) * int(reuse)
     if budget < least:
         raise ValueError(f"budget must allow at least {least} exposures for {method!r}, got {budget!r}")
+    check_dose(dose_budget_s)
     widest_um = max(abs(one) for one in scans[0][0])
     if travel_um is not None:
         travel_um = interval_um("travel_um", travel_um)
@@ -231,12 +241,14 @@ def _focus(
         travel_um=reach_um,
         approach=approach,
         timeout_s=timeout_s,
+        dose_budget_s=dose_budget_s,
         dry_run=dry_run,
     )
     if not dry_run:
         yield from operation.check(*first_um)
     uid = str(uuid4())
     exposed_um: list[float] = []
+    allowed = budget
 
     def exposure_of(plane: Plane, spacing_um: float, planes: int, analysis: Any) -> MsgGenerator[Exposure]:
         yield from operation.travel.to(plane.position_um)
@@ -269,7 +281,7 @@ def _focus(
             planes,
             exposed_um=exposed_um,
             within_um=reach_um,
-            exposures=budget - len(operation.exposures),
+            exposures=allowed - len(operation.exposures),
         )
         try:
             plane = next(search)
@@ -286,6 +298,8 @@ def _focus(
             return end.value
 
     def conclude() -> MsgGenerator[Conclusion]:
+        nonlocal allowed
+        allowed = yield from operation.dose.affordable(budget, least)
         yield from bps.checkpoint()
         conclusion = yield from scan(start_um, 0)
         for stage in range(1, len(scans)):

@@ -47,11 +47,14 @@ class Lighting:
         """Show again what was shown before, if it was changed; to be repeated if it fails half way."""
         if not self._changed:
             return
-        # A light that is still being set may not take another pattern yet. That it fails changes nothing now.
-        with contextlib.suppress(FailedStatus):
-            yield from bps.wait_for([partial(settled, self._under_way)])
+        yield from self.settle()
         yield from self.show(self.before)
         self._changed = False
+
+    def settle(self) -> MsgGenerator[None]:
+        """Wait for a pattern that is being set: until then no other may be. That it fails changes nothing."""
+        with contextlib.suppress(FailedStatus):
+            yield from bps.wait_for([partial(settled, self._under_way)])
 
 
 def lighting_of(leds: PatternLight) -> MsgGenerator[Lighting]:

@@ -11,10 +11,11 @@ from typing import Any
 from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
 
+from bluesky_autofocus.plans._dose import DoseMeter, DoseSpent
 from bluesky_autofocus.plans._exposing import Exposure, expose, record_verdict
 from bluesky_autofocus.plans._moving import Approach, Travel, check_reachable, refused_by
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
-from bluesky_autofocus.records import Reading, Verdict
+from bluesky_autofocus.records import Reading, Reason, Verdict
 from bluesky_autofocus.search import Conclusion
 
 __all__ = ["Operation", "check_positive", "put_back_all", "start_of"]
@@ -57,6 +58,8 @@ class Operation:
         Lowest and highest position that any move may go to.
     approach : Approach
         How positions are approached.
+    dose_budget_s : float, optional
+        Most seconds of exposure.
     dry_run : bool
         Whether nobody knows where the axis really is.
     """
@@ -72,11 +75,13 @@ class Operation:
         travel_um: tuple[float, float],
         approach: Approach,
         timeout_s: float,
+        dose_budget_s: float | None = None,
         dry_run: bool = False,
     ) -> None:
         self.detectors, self.axis, self.analysis = detectors, axis, analysis
         self.method = method
         self.travel = Travel(axis, travel_um, start_um, approach)
+        self.dose = DoseMeter(dose_budget_s, detectors)
         self.timeout_s = timeout_s
         self.dry_run = dry_run
         self.exposures: list[Exposure] = []
@@ -115,14 +120,26 @@ class Operation:
             That judges it, where it is not the operation's.
         beside : sequence of Readable
             What belongs in the Event besides the detectors.
+
+        Raises
+        ------
+        DoseSpent
+            In place of an exposure for which no dose is left; `carry_out` makes it a conclusion.
         """
-        exposure = yield from expose(
-            [*self.detectors, *beside],
-            self.axis,
-            analysis=analysis or self.analysis,
-            stream=f"focus_{self.method}",
-            timeout_s=self.timeout_s,
-        )
+        yield from self.dose.ask()
+        try:
+            exposure = yield from expose(
+                [*self.detectors, *beside],
+                self.axis,
+                analysis=analysis or self.analysis,
+                stream=f"focus_{self.method}",
+                timeout_s=self.timeout_s,
+            )
+        except Exception as error:
+            # Refused when it was to be taken again after a pause: bluesky cannot drop what is rewound.
+            if self.dose.refused:
+                raise DoseSpent from error
+            raise
         if exposure is None:
             exposure = Exposure(imagined_um, imagined, math.nan)
         self.exposures.append(exposure)
@@ -153,7 +170,10 @@ class Operation:
         """
         travel = self.travel
         try:
-            conclusion = yield from conclude
+            try:
+                conclusion = yield from conclude
+            except DoseSpent:
+                conclusion = Conclusion(Reason.DOSE_SPENT)
             yield from put_back_all(() if conclusion.found else (self._put_axis_back,), put_back)
             verdict = Verdict(
                 found=conclusion.found,
@@ -170,6 +190,7 @@ class Operation:
                     "travel_um": [travel.low_um, travel.high_um],
                     "approach": dataclasses.asdict(travel.approach),
                     "analysis": self.analysis.parameters,
+                    "dose_budget_s": self.dose.budget_s,
                     **parameters,
                 },
             )

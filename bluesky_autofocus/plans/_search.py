@@ -1,4 +1,4 @@
-"""A search of a whole range: a grid to find the peak, then exposures where they tell most."""
+"""A search of a whole range: a few exposures far apart to find the valley, then some about the focus."""
 
 import math
 
@@ -9,7 +9,7 @@ from bluesky_autofocus.plans._operation import check_positive
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
 from bluesky_autofocus.plans._searching import focus_by_search
 from bluesky_autofocus.records import Verdict
-from bluesky_autofocus.search import LEAST_GRID_EXPOSURES, Search, grid_search
+from bluesky_autofocus.search import LEAST_OCTAVE_EXPOSURES, Search, octave_search
 
 __all__ = ["search_focus"]
 
@@ -20,35 +20,40 @@ def search_focus(
     axis: FocusAxis,
     *,
     analysis: FocusAnalysis,
-    depth_of_field_um: float,
+    depth_of_field_um: float | None = None,
     bounds_um: tuple[float, float] | None = None,
     range_um: float | None = None,
     widen_um: float = 0.0,
     budget: int = 15,
-    precision: float = 0.15,
+    dose_budget_s: float | None = None,
+    precision: float = 0.1,
     confirm: bool = True,
     travel_um: tuple[float, float] | None = None,
     approach: Approach = Approach(),
     timeout_s: float = 30.0,
 ) -> MsgGenerator[Verdict]:
-    """Focus by a grid over the range and one peak fitted to all exposures; a stub that opens no run.
+    """Focus by the contrast in several octaves of all exposures; a stub that opens no run.
 
-    The grid finds the peak however far away it is, where Brent's method may end on another one. Each further
-    exposure is taken where it narrows down the centre of the peak most, until that is certain enough. What
-    the peak does not explain is looked at again before anything is believed.
+    A few exposures far apart find the valley by the coarse octaves, some about the focus find it by the fine
+    ones, to some hundredths of a depth of field. What one focus does not explain is looked at again, and
+    octaves that contradict each other, as those of phase objects do, are not believed.
 
     Parameters
     ----------
-    depth_of_field_um : float
-        How narrow a peak can be: the grid is spaced by it, as far as the budget allows.
+    depth_of_field_um : float, optional
+        Sets the scale of everything; a factor of two either way does not matter. By default a fortieth of the
+        range.
     widen_um : float
-        How far beyond the range, to either side, the search may go where the peak lies at its edge.
+        How far beyond the range, to either side, the search may go where focus lies there.
     budget : int
-        Most exposures to spend, the confirming one included. By default enough for 40 depths of field.
+        Most exposures to spend, the confirming one included. 40 depths of field take seven or eight.
     precision : float
-        The search stops when the scatter of the scores leaves the centre of the peak uncertain by less than
-        this fraction of a depth of field.
-    detectors, axis, analysis, bounds_um, range_um, confirm, travel_um, approach, timeout_s
+        The search stops when the standard uncertainty of the focus is less than this fraction of a depth of
+        field.
+    analysis : FocusAnalysis
+        `SharpnessAnalysis` measures the octaves. One that gives scores alone is searched by a grid, which
+        takes twice the exposures.
+    detectors, axis, dose_budget_s, bounds_um, range_um, confirm, travel_um, approach, timeout_s
         As for `brent_focus`.
 
     Returns
@@ -73,7 +78,7 @@ def search_focus(
         range_um += 2 * widen_um
 
     def search(outer: tuple[float, float], exposures: int) -> Search:
-        return grid_search(
+        return octave_search(
             (outer[0] + widen_um, outer[1] - widen_um),
             exposures=exposures,
             depth_of_field_um=depth_of_field_um,
@@ -91,11 +96,13 @@ def search_focus(
             bounds_um=bounds_um,
             range_um=range_um,
             budget=budget,
-            least_budget=LEAST_GRID_EXPOSURES,
+            least_budget=LEAST_OCTAVE_EXPOSURES,
             travel_um=travel_um,
             approach=approach,
             confirm=confirm,
             timeout_s=timeout_s,
+            dose_budget_s=dose_budget_s,
+            tell_all=True,
             parameters={
                 "depth_of_field_um": depth_of_field_um,
                 "widen_um": widen_um,

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from bluesky import plan_stubs as bps
 from bluesky.utils import MsgGenerator
 
+from bluesky_autofocus.plans._dose import check_dose
 from bluesky_autofocus.plans._exposing import Exposure
 from bluesky_autofocus.plans._moving import Approach, interval_um
 from bluesky_autofocus.plans._operation import Operation, check_positive, start_of
@@ -45,6 +46,8 @@ def focus_by_search(
     confirm: bool,
     timeout_s: float,
     parameters: dict[str, Any],
+    dose_budget_s: float | None = None,
+    tell_all: bool = False,
     in_flight: InFlight | None = None,
 ) -> MsgGenerator[Verdict]:
     """Drive a search with exposures and act upon its conclusion.
@@ -59,6 +62,8 @@ def focus_by_search(
         Fewest exposures with which the search can conclude anything.
     parameters : dict
         The stub's own options, for the record.
+    tell_all : bool
+        Whether the search is also told of frames that cannot be used. By default the first one ends it.
     in_flight : callable, optional
         Answers the search while the axis runs. By default it moves and stops for each exposure.
 
@@ -79,6 +84,7 @@ def focus_by_search(
     least = least_budget + int(confirm)
     if budget < least:
         raise ValueError(f"budget must allow at least {least} exposures for {method!r}, got {budget!r}")
+    check_dose(dose_budget_s)
 
     start_um = yield from start_of(axis, analysis)
     dry_run = start_um is None
@@ -99,6 +105,7 @@ def focus_by_search(
         travel_um=reach_um,
         approach=approach,
         timeout_s=timeout_s,
+        dose_budget_s=dose_budget_s,
     )
     if not dry_run or bounds_um is not None:  # a dry run does not know what a range is about
         yield from operation.check(low_um, high_um)
@@ -110,11 +117,12 @@ def focus_by_search(
         return (yield from operation.expose(Reading("", 1.0), position_um))
 
     def conclude() -> MsgGenerator[Conclusion]:
-        search = make_search((low_um, high_um), budget - int(confirm))
+        allowed = yield from operation.dose.affordable(budget, least)
+        search = make_search((low_um, high_um), allowed - int(confirm))
         yield from bps.checkpoint()
         try:
             if in_flight is None:
-                conclusion = yield from follow(search, exposure_at)
+                conclusion = yield from follow(search, exposure_at, tell_all)
             else:
                 conclusion = yield from in_flight(search, operation, exposure_at, (low_um, high_um))
         finally:
@@ -141,14 +149,20 @@ def focus_by_search(
     )
 
 
-def follow(search: Search, exposure_at: ExposureAt) -> MsgGenerator[Conclusion]:
-    """Answer a search with exposures until it concludes, or until a frame cannot be used."""
+def follow(search: Search, exposure_at: ExposureAt, tell_all: bool = False) -> MsgGenerator[Conclusion]:
+    """Answer a search with exposures until it concludes, or until a frame cannot be used.
+
+    With `tell_all` the search is told of such frames too.
+    """
     try:
         position_um = next(search)
         while True:
             exposure = yield from exposure_at(position_um)
-            if not exposure.reading.accepted:
-                return Conclusion(exposure.reading.reason)
-            position_um = search.send(Sample(exposure.position_um, exposure.reading.value))
+            reading = exposure.reading
+            if not (reading.accepted or tell_all):
+                return Conclusion(reading.reason)
+            bands = getattr(reading, "bands", None)
+            reason = Reason.OK if reading.accepted else reading.reason
+            position_um = search.send(Sample(exposure.position_um, reading.value, bands, reason))
     except StopIteration as end:
         return end.value

@@ -29,6 +29,7 @@ def single_shot_focus(
     leds: PatternLight,
     analysis: DefocusAnalysis,
     budget: int = 3,
+    dose_budget_s: float | None = None,
     verify: bool = True,
     accept_um: float | None = None,
     depth_of_field_um: float | None = None,
@@ -69,6 +70,8 @@ def single_shot_focus(
         before the run opens.
     budget : int
         Most exposures to spend, the verifying ones included.
+    dose_budget_s : float, optional
+        Most seconds of exposure, see `brent_focus`; those of the fallback are among them.
     verify : bool
         Expose again after each move, and believe what two frames agree on that were not taken at the same
         place. Without it the first prediction is believed whose uncertainty is small enough.
@@ -137,6 +140,7 @@ def single_shot_focus(
             method="single_shot",
             frames=1,
             budget=budget,
+            dose_budget_s=dose_budget_s,
             verify=verify,
             accept_um=accept_um,
             depth_of_field_um=depth_of_field_um,

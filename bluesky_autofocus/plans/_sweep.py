@@ -30,6 +30,7 @@ def sweep_focus(
     velocity_um_s: float | None = None,
     reaction_s: float = 0.2,
     budget: int = 22,
+    dose_budget_s: float | None = None,
     depth_of_field_um: float | None = None,
     confirm: bool = True,
     travel_um: tuple[float, float] | None = None,
@@ -48,7 +49,7 @@ def sweep_focus(
 
     Parameters
     ----------
-    detectors, axis, analysis, bounds_um, range_um, confirm, travel_um, approach, timeout_s
+    detectors, axis, analysis, bounds_um, range_um, dose_budget_s, confirm, travel_um, approach, timeout_s
         As for `brent_focus`.
     positions_um : sequence of float, optional
         Instead of bounds or a range: where to expose. The budget then only has to suffice.
@@ -124,11 +125,12 @@ def sweep_focus(
             bounds_um=bounds_um,
             range_um=range_um,
             budget=budget,
-            least_budget=LEAST_SWEEP_EXPOSURES,
+            least_budget=max(LEAST_SWEEP_EXPOSURES, len(positions_um or ())),
             travel_um=travel_um,
             approach=approach,
             confirm=confirm,
             timeout_s=timeout_s,
+            dose_budget_s=dose_budget_s,
             parameters={
                 "depth_of_field_um": depth_of_field_um,
                 "velocity_um_s": velocity_um_s,

@@ -29,6 +29,7 @@ def two_led_focus(
     leds: PatternLight,
     analysis: DefocusAnalysis,
     budget: int = 6,
+    dose_budget_s: float | None = None,
     verify: bool = True,
     accept_um: float | None = None,
     depth_of_field_um: float | None = None,
@@ -48,8 +49,8 @@ def two_led_focus(
 
     Parameters
     ----------
-    detectors, axis, leds, verify, accept_um, depth_of_field_um, axis_sign, travel_um, approach, fallback, \
-fallback_analysis, fallback_options, fallback_pattern, timeout_s
+    detectors, axis, leds, dose_budget_s, verify, accept_um, depth_of_field_um, axis_sign, travel_um, \
+approach, fallback, fallback_analysis, fallback_options, fallback_pattern, timeout_s
         As for `single_shot_focus`.
     analysis : DefocusAnalysis
         Gives the defocus of each pair of frames, such as `TwoLEDAnalysis`.
@@ -75,6 +76,7 @@ fallback_analysis, fallback_options, fallback_pattern, timeout_s
             method="two_led",
             frames=2,
             budget=budget,
+            dose_budget_s=dose_budget_s,
             verify=verify,
             accept_um=accept_um,
             depth_of_field_um=depth_of_field_um,

@@ -10,6 +10,8 @@ from typing import Any
 from bluesky.protocols import HasName
 
 from bluesky_autofocus.plans._operation import check_positive
+from bluesky_autofocus.plans._protocols import FocusAnalysis
+from bluesky_autofocus.prediction import Predicted
 
 __all__ = ["EveryExposures", "EverySeconds", "Farther", "FocusDue", "Since", "When"]
 
@@ -28,12 +30,25 @@ class Since:
         Where its axes are now.
     places_um : sequence of mapping
         Where they were when focus was last found, and when it was last looked for.
+    found : bool
+        Whether it has been found at all.
+    scores : mapping
+        By analysis, the sharpness of its exposures since focus was last found; the first is the baseline.
+        Frames that cannot be used have none.
+    predicted : Predicted, optional
+        Where focus is expected now, if anybody predicts it.
+    off_um : float
+        How far from there the focus axis stands.
     """
 
     exposures: int
     seconds: float
     at_um: Mapping[HasName, float]
     places_um: Sequence[Mapping[HasName, float]]
+    found: bool = True
+    scores: Mapping[FocusAnalysis, Sequence[float]] = dataclasses.field(default_factory=dict)
+    predicted: Predicted | None = None
+    off_um: float = 0.0
 
     def moved_um(self, axes: Sequence[HasName]) -> float:
         """Return the distance along these axes from the nearer of the two places."""
@@ -51,6 +66,10 @@ class When(abc.ABC):
 
     axes: Sequence[HasName] = ()
     """What has to be read, in um, before each exposure."""
+    analyses: Sequence[FocusAnalysis] = ()
+    """What has to score the plan's own exposures."""
+    foresees: bool = False
+    """Whether somebody has to predict where focus is."""
 
     @property
     @abc.abstractmethod
@@ -173,6 +192,16 @@ class AnyOf(When):
         return list(dict.fromkeys(axis for one in self.conditions for axis in one.axes))
 
     @property
+    def analyses(self) -> Sequence[FocusAnalysis]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Those of all conditions."""
+        return list(dict.fromkeys(analysis for one in self.conditions for analysis in one.analyses))
+
+    @property
+    def foresees(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether one of them needs a prediction."""
+        return any(one.foresees for one in self.conditions)
+
+    @property
     def parameters(self) -> list[dict[str, Any]]:
         """Those of all conditions."""
         return [entry for one in self.conditions for entry in one.parameters]
@@ -201,8 +230,15 @@ class FocusDue:
         self._focused_s = math.nan
         self._found_um: Mapping[HasName, float] | None = None
         self._tried_um: Mapping[HasName, float] | None = None
+        self._scores: dict[FocusAnalysis, list[float]] = {}
 
-    def why(self, now_s: float, at_um: Mapping[HasName, float]) -> str:
+    def why(
+        self,
+        now_s: float,
+        at_um: Mapping[HasName, float],
+        predicted: Predicted | None = None,
+        off_um: float = 0.0,
+    ) -> str:
         """Return why to focus before the next exposure; an empty string if it is not time.
 
         Parameters
@@ -211,11 +247,25 @@ class FocusDue:
             Time on a clock that is always the same.
         at_um : mapping
             Where the axes of `when` are.
+        predicted : Predicted, optional
+            Where focus is expected.
+        off_um : float
+            How far from there the focus axis stands.
         """
         places_um = [place_um for place_um in (self._found_um, self._tried_um) if place_um is not None]
         if not places_um:
             return "not focused yet"
-        return self.when.why(Since(self._exposures, now_s - self._focused_s, at_um, places_um))
+        since = Since(
+            exposures=self._exposures,
+            seconds=now_s - self._focused_s,
+            at_um=at_um,
+            places_um=places_um,
+            found=self._found_um is not None,
+            scores=self._scores,
+            predicted=predicted,
+            off_um=off_um,
+        )
+        return self.when.why(since)
 
     def focused(self, found: bool, now_s: float, at_um: Mapping[HasName, float]) -> None:
         """Take in that focusing has ended, whether it was found, when and where."""
@@ -223,6 +273,12 @@ class FocusDue:
         self._tried_um = at_um
         if found:
             self._found_um = at_um
+            self._scores = {}
+
+    def scored(self, analysis: FocusAnalysis, score: float) -> None:
+        """Take in how sharp the newest exposure is; NaN where nobody can tell."""
+        if self._found_um is not None and not math.isnan(score):
+            self._scores.setdefault(analysis, []).append(score)
 
     def exposed(self) -> None:
         """Take in that an exposure is taken."""

@@ -1,6 +1,7 @@
 """Focus inside any plan, before the exposures that are chosen."""
 
 import inspect
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -9,21 +10,17 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
-from bluesky.protocols import HasName, Triggerable
-from bluesky.utils import (
-    Msg,
-    MsgGenerator,
-    RunEngineControlException,
-    ensure_generator,
-    make_decorator,
-    single_gen,
-)
+from bluesky.protocols import HasName, Readable, Triggerable
+from bluesky.utils import Msg, MsgGenerator, RunEngineControlException, ensure_generator, make_decorator
 
 from bluesky_autofocus.clock import Clock, WallClock
 from bluesky_autofocus.plans._autofocus import method_named
-from bluesky_autofocus.plans._exposing import _Record, _record
-from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, RunningAxis
+from bluesky_autofocus.plans._exposing import _Record, _record, wait_reading
+from bluesky_autofocus.plans._foresight import Foresight
+from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
+from bluesky_autofocus.plans._watch import PlanConflictError, Watch
 from bluesky_autofocus.plans._when import FocusDue, When
+from bluesky_autofocus.prediction import DriftFilter
 from bluesky_autofocus.records import Reason, Verdict
 
 __all__ = ["FocusNotFoundError", "PlanConflictError", "autofocus_decorator", "autofocus_wrapper"]
@@ -53,10 +50,6 @@ class FocusNotFoundError(RuntimeError):
         self.verdict = verdict
 
 
-class PlanConflictError(ValueError):
-    """A plan does what leaves no place to focus in it."""
-
-
 def autofocus_wrapper(
     plan: MsgGenerator[_T],
     focus: Focus | str,
@@ -66,6 +59,9 @@ def autofocus_wrapper(
     axis: FocusAxis,
     analysis: FocusAnalysis | None = None,
     on_failure: Policy | Fallback = "go_on",
+    drift: DriftFilter | None = None,
+    temperature: Readable | None = None,
+    follow: bool = False,
     clock: Clock | None = None,
     **options: Any,
 ) -> MsgGenerator[_T]:
@@ -85,7 +81,8 @@ def autofocus_wrapper(
         One of `METHODS`, called with `detectors`, `axis`, `analysis` and the options; or what returns a fresh
         stub, ``partial(focus_if_blurred, [camera], z, analysis=..., trigger=...)``.
     when : When
-        `EveryExposures`, `EverySeconds`, `Farther`, or several of them combined by ``|``.
+        `EveryExposures`, `EverySeconds`, `Farther`, `Blurred`, `Uncertain`, or several of them combined
+        by ``|``.
     detectors : sequence of Readable
         The camera first. Name here all that the plan triggers before the camera for an exposure.
     axis : FocusAxis
@@ -96,8 +93,17 @@ def autofocus_wrapper(
         Where focus was not found: go on at the position of before, which the ``focus_decision`` tells; or
         stop; or a stub that is called with the verdict. It may return another verdict, or raise. What
         focus_if_blurred puts off as ``too_soon`` is no failure.
+    drift : DriftFilter, optional
+        Is told of every focus that is found, and predicts it in between. By default a fresh one, where
+        `when` or `follow` need it; one that is kept goes on from plan to plan, on the same clock.
+    temperature : Readable, optional
+        Thermometer in degrees Celsius, read before each exposure for `drift`.
+    follow : bool
+        Whether the axis is moved to where focus is expected, before exposures that are not focused: within
+        its limits and the travel range of the last focusing, from the same side, and while the prediction
+        is not in doubt. Each such move has an Event in the stream ``focus_followed``.
     clock : Clock, optional
-        Time for `when`; a session passes its own. By default real time.
+        Time for `when` and `drift`; a session passes its own. By default real time.
     options
         For a method by name: ``bounds_um``, ``budget`` ... What it sets besides, its ``leds``, is staged by
         the plan.
@@ -122,23 +128,52 @@ def autofocus_wrapper(
     """
     make_focus = _focus_of(focus, detectors, axis, analysis, options)
     _check(when, detectors, axis, on_failure)
-    now_s = (clock or WallClock()).now_s
-    watch, due = _Watch(detectors, axis), FocusDue(when)
+    clock = clock or WallClock()
+    now_s = clock.now_s
+    watch, due = Watch(detectors, axis), FocusDue(when)
+    foresight = None
+    if when.foresees or follow or drift is not None or temperature is not None:
+        drift = drift or DriftFilter()
+        foresight = Foresight(axis, drift, clock, temperature=temperature, follows=follow)
 
     def before(msg: Msg) -> MsgGenerator[None]:
         watch.refuse(msg)
-        if not watch.begins_exposure(msg):
+        begins = watch.begins_exposure(msg)
+        if begins or msg.command == "close_run":  # with a run its readings are forgotten
+            yield from scored(msg)
+        if not begins:
             return
+        if not watch.dry_run:
+            for analysis in when.analyses:
+                analysis.require_open_run()
         at_um: dict[HasName, float] = {}
         for one in when.axes:
             at_um[one] = yield from bps.rd(one, default_value=watch.target_um(one))  # type: ignore[arg-type]
-        why = due.why(now_s(), at_um)
+        if foresight is None:
+            why = due.why(now_s(), at_um)
+        else:
+            yield from foresight.look()
+            why = due.why(now_s(), at_um, foresight.predicted, foresight.off_um)
         if why:
             verdict = yield from watch.in_place_of(msg, focused(why, watch.number(msg)))
             if verdict.reason is not Reason.TOO_SOON:  # nobody has looked for it
                 due.focused(verdict.found, now_s(), at_um)
+            if foresight is not None:
+                yield from foresight.focused(verdict)
             if on_failure == "stop" and failed(verdict):
                 raise FocusNotFoundError(verdict)
+        elif foresight is not None:
+            yield from watch.in_place_of(msg, foresight.follow(watch.number(msg)))
+
+    def scored(msg: Msg) -> MsgGenerator[None]:
+        """Have the last exposure of the plan scored, if it is of this run and anybody asks for it."""
+        if watch.exposed is None or watch.exposed[0] != msg.run:
+            return
+        (_, stream), watch.exposed = watch.exposed, None
+        for analysis in when.analyses:
+            reading = yield from wait_reading(analysis, stream=stream, dry_run=watch.dry_run)
+            if reading is not None:
+                due.scored(analysis, reading.value if reading.accepted else math.nan)
 
     def focused(why: str, number: int) -> MsgGenerator[Verdict]:
         verdict = _checked((yield from make_focus()), focus)
@@ -171,6 +206,7 @@ def autofocus_wrapper(
         "axis": axis.name,
         **({} if analysis is None else {"analysis": analysis.name}),
         "options": {key: repr(value) for key, value in options.items()},
+        **({} if foresight is None else foresight.parameters),
     }
     result = yield from bpp.inject_md_wrapper(_interposed(plan, before, after), {"autofocus": metadata})
     if not watch.seen:
@@ -253,121 +289,6 @@ def _interposed(
                 error = raised
                 # what follows is the plan's own cleanup
                 over |= isinstance(raised, (RunEngineControlException, PlanConflictError, FocusNotFoundError))
-
-
-class _Watch:
-    """Follow by its messages what a plan does, and see its exposures coming.
-
-    Parameters
-    ----------
-    detectors : sequence of Readable
-        Whose exposures.
-    axis : FocusAxis
-        That the plan is not to move.
-
-    Attributes
-    ----------
-    dry_run : bool
-        Whether nobody carries the messages out.
-    seen : int
-        How many exposures there were.
-    """
-
-    def __init__(self, detectors: Detectors, axis: FocusAxis) -> None:
-        self.dry_run = False
-        self.seen = 0
-        self._detectors = detectors
-        self._axis = axis
-        self._exposures: dict[Any, int] = {}  # of each run that is open
-        self._bundles: set[Any] = set()  # runs in which an Event is being put together
-        self._exposing: set[Any] = set()  # runs in which an exposure has begun
-        self._triggered: list[str] = []  # what else, since the last Event or checkpoint
-        self._targets: dict[Any, Any] = {}
-        self._rewindable = True
-
-    def begins_exposure(self, msg: Msg) -> bool:
-        """Return whether a message is the first of an exposure in an open run."""
-        return (
-            msg.command == "trigger"
-            and any(msg.obj is detector for detector in self._detectors)
-            and msg.run in self._exposures
-            and msg.run not in self._exposing
-        )
-
-    def moves_focus(self, msg: Msg) -> bool:
-        """Return whether a message moves the focus axis."""
-        running = isinstance(self._axis, RunningAxis) and msg.obj is self._axis.velocity
-        return msg.command == "set" and (msg.obj is self._axis or running)
-
-    def number(self, msg: Msg) -> int:
-        """Return which exposure of its run a message begins, from 1."""
-        return self._exposures[msg.run] + 1
-
-    def target_um(self, axis: HasName) -> float:
-        """Return where an axis was sent last, for want of anything better."""
-        return self._targets.get(axis, 0.0)
-
-    def refuse(self, msg: Msg) -> None:
-        """Raise a PlanConflictError if a message leaves no place to focus."""
-        if self.moves_focus(msg) and self._exposures:
-            raise PlanConflictError(
-                f"the plan sets {msg.obj.name} in its run, which focusing moves too: one would undo what the "
-                "other did. Move it before the run opens, or leave the focusing to the plan"
-            )
-        if not self.begins_exposure(msg):
-            return
-        if self._bundles:
-            raise PlanConflictError(
-                f"{msg.obj.name} is triggered between `create` and `save`, where there is no focusing: "
-                "trigger it before `create`, as bluesky.plan_stubs.trigger_and_read does"
-            )
-        if self._triggered:
-            raise PlanConflictError(
-                f"{', '.join(self._triggered)} triggered before {msg.obj.name} for the same exposure: "
-                "focusing would come in between. Name all of them in `detectors`, or trigger them later"
-            )
-
-    def in_place_of(self, msg: Msg, stub: MsgGenerator[_T]) -> MsgGenerator[_T]:
-        """Let a stub run as if it had been written where a message is."""
-        if msg.run is not None:
-            stub = bpp.set_run_key_wrapper(stub, msg.run)
-        if self._rewindable:
-            return (yield from stub)
-        # the plan's detectors cannot be triggered again after a pause; a move of the search must be
-        yield Msg("rewindable", None, True)
-        return (yield from bpp.finalize_wrapper(stub, lambda: single_gen(Msg("rewindable", None, False))))
-
-    def done(self, msg: Msg, answer: Any) -> None:
-        """Take in that a message has been carried out."""
-        match msg.command:
-            case "open_run":
-                self._exposures[msg.run] = 0
-                self.dry_run = answer is None
-            case "close_run":
-                self._exposures.pop(msg.run, None)
-                self._ended(msg.run)
-            case "create":
-                self._bundles.add(msg.run)
-            case "save" | "drop":
-                self._ended(msg.run)
-            case "checkpoint":
-                self._exposing.clear()
-                self._triggered.clear()
-            case "trigger" if self.begins_exposure(msg):
-                self.seen += 1
-                self._exposures[msg.run] += 1
-                self._exposing.add(msg.run)
-            case "trigger" if msg.run in self._exposures and msg.run not in self._exposing:
-                self._triggered.append(msg.obj.name)
-            case "set":
-                self._targets[msg.obj] = msg.args[0]
-            case "rewindable" if msg.args[0] is not None:
-                self._rewindable = msg.args[0]
-
-    def _ended(self, run: Any) -> None:
-        self._bundles.discard(run)
-        self._exposing.discard(run)
-        self._triggered.clear()
 
 
 class _Decision(_Record):

@@ -6,8 +6,11 @@ adds your own.
 
 # The metrics register themselves on import.
 from . import _gradient, _laplacian, _spectral  # noqa: F401
+from ._bands import band_energies
 from ._metric import DEFAULT_METRIC, SharpnessMetric, metric
+from ._regions import Region, check_region, cut_out
 from ._registry import UnknownMetricError, names, register
+from ._tiles import SPECTRAL_MOMENTS, TileScores, check_grid, score_tiles
 from .quality import (
     BLACK,
     MAX_SATURATED_FRACTION,
@@ -26,12 +29,20 @@ __all__ = [
     "MIN_CONTRAST",
     "NOT_FINITE",
     "SATURATED",
+    "SPECTRAL_MOMENTS",
     "UNIFORM",
     "FrameQuality",
+    "Region",
     "SharpnessMetric",
+    "TileScores",
     "UnknownMetricError",
+    "band_energies",
+    "check_grid",
+    "check_region",
+    "cut_out",
     "examine_frame",
     "metric",
     "names",
     "register",
+    "score_tiles",
 ]

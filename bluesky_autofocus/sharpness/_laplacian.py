@@ -46,9 +46,14 @@ def smoothed_laplacian(grey: np.ndarray) -> float:
     most optical images and no more: the Laplacian alone weights each frequency by its fourth power and
     so mostly measures noise. Half the resolution loses nothing after the first blur and costs a quarter.
     """
+    return variance(cv2.Laplacian(half_resolution(grey), cv2.CV_32F))
+
+
+def half_resolution(grey: np.ndarray) -> np.ndarray:
+    """Return a frame blurred by 2.2 px, at half the resolution: (H / 2, W / 2) rounded up, of float32."""
     # In float32: where a pixel counts only a few electrons, averages rounded to integers would lose the gain.
     half = cv2.pyrDown(grey.astype(np.float32, copy=False))
-    return variance(cv2.Laplacian(cv2.GaussianBlur(half, (5, 5), 0), cv2.CV_32F))
+    return cv2.GaussianBlur(half, (5, 5), 0)
 
 
 _FINE_LEVEL, _COARSE_LEVEL = 2, 4

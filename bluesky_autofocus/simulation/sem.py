@@ -218,6 +218,7 @@ class SEMImageFormation:
         stigmator_x: float = 0.0,
         stigmator_y: float = 0.0,
         offset_px: tuple[float, float] = (0.0, 0.0),
+        skew_px: float = 0.0,
     ) -> NDArray[np.float32]:
         """Return the frame without noise: the scene as the beam sees it.
 
@@ -232,7 +233,11 @@ class SEMImageFormation:
             above focus and along y (down) below it; with a positive `stigmator_y`, along the diagonal to
             the lower right above focus and along the other one below it.
         offset_px : tuple of float
-            How far the content of the frame has moved down and to the right, in pixels of the frame.
+            How far the content of the frame has moved down and to the right, in pixels of the frame, when
+            the first line is scanned.
+        skew_px : float
+            How much further to the right it is when the last line is: a scan takes its time, and what drifts
+            meanwhile is drawn askew.
 
         Returns
         -------
@@ -242,13 +247,17 @@ class SEMImageFormation:
         Raises
         ------
         ValueError
-            If a number is not finite, or the magnification not positive.
+            If a number is not finite, the magnification not positive, or the frame more askew than 64 px.
         """
         transfer = self.transfer_function(
             defocus_um, magnification=magnification, stigmator_x=stigmator_x, stigmator_y=stigmator_y
         )
         for value in offset_px:
             _require_finite("offset_px", value)
+        if not abs(skew_px) <= _GUARD_PX:
+            raise ValueError(f"skew_px is {skew_px!r}: expected no more than {_GUARD_PX} px to either side")
+        # about the middle line, so that half of it suffices of the guard band
+        offset_px = (offset_px[0], offset_px[1] + skew_px / 2)
         down, right = (round(value / _STEP_PX) * _STEP_PX for value in offset_px)
         spectrum = self._spectrum(magnification, down, right) * transfer
         if (rest := (offset_px[0] - down, offset_px[1] - right)) != (0, 0):
@@ -256,8 +265,17 @@ class SEMImageFormation:
             spectrum *= np.exp(-2j * np.pi * rest[1] * self._fx).astype(np.complex64)
         tile = np.asarray(fft.irfft2(spectrum, s=self._tile_shape, overwrite_x=True))
         rows, columns = self.frame_shape
-        frame = tile[_GUARD_PX : _GUARD_PX + rows, _GUARD_PX : _GUARD_PX + columns]
+        lines = tile[_GUARD_PX : _GUARD_PX + rows]
+        if skew_px:
+            lines = self._askew(lines, skew_px)
+        frame = lines[:, _GUARD_PX : _GUARD_PX + columns]
         return np.maximum(frame, 0)  # a shift by part of a pixel rings a little below zero
+
+    def _askew(self, lines: NDArray[np.float32], skew_px: float) -> NDArray[np.float32]:
+        """Return lines of a tile of which each is moved to the right by a little more than the one before."""
+        moved_px = np.linspace(-0.5, 0.5, len(lines), dtype=np.float32)[:, None] * np.float32(skew_px)
+        spectra = fft.rfft(lines, axis=1) * np.exp(np.complex64(-2j * np.pi) * moved_px * self._fx)
+        return np.asarray(fft.irfft(spectra, n=lines.shape[1], axis=1))
 
     def image(
         self,
@@ -268,6 +286,7 @@ class SEMImageFormation:
         stigmator_x: float = 0.0,
         stigmator_y: float = 0.0,
         offset_px: tuple[float, float] = (0.0, 0.0),
+        skew_px: float = 0.0,
         rng: np.random.Generator | None = None,
     ) -> NDArray[np.uint8] | NDArray[np.uint16]:
         """Take a frame: the blurred scene with shot noise and detector noise, quantised.
@@ -277,7 +296,7 @@ class SEMImageFormation:
 
         Parameters
         ----------
-        defocus_um, magnification, stigmator_x, stigmator_y, offset_px
+        defocus_um, magnification, stigmator_x, stigmator_y, offset_px, skew_px
             As for `blurred`.
         dwell_us : float
             Time the beam spends on a pixel, in microsecond.
@@ -302,6 +321,7 @@ class SEMImageFormation:
             stigmator_x=stigmator_x,
             stigmator_y=stigmator_y,
             offset_px=offset_px,
+            skew_px=skew_px,
         )
         electrons *= dose
         few = electrons < _MANY_ELECTRONS

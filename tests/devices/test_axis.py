@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
@@ -285,6 +286,21 @@ class TestReading:
         assert isinstance(axis, Stoppable)
         assert axis.egu == "um"
         assert (axis.low_limit, axis.high_limit) == (-100, 100)
+
+
+def test_a_move_that_begins_while_the_one_before_is_told_done_ends_too(monkeypatch):
+    axis = make_axis(WallClock(), velocity_um_s=10.0)
+    forget = axis._reset_sub
+
+    def forget_late(event_type):
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.05)
+        forget(event_type)
+
+    monkeypatch.setattr(axis, "_reset_sub", forget_late)
+    for position_um in (1.0, 2.0, 3.0):
+        axis.set(position_um).wait(PATIENCE_S)
+    assert axis.position == pytest.approx(3.0)
 
 
 def test_a_failed_move_ends_a_plan(RE):

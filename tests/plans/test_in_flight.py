@@ -397,3 +397,27 @@ def test_on_a_stained_smear_in_colour(tmp_path, run, analysis, transfer_s, veloc
         assert math.isfinite(found[-1].sigma_um)
     assert found[0].position_um == pytest.approx(found[1].position_um, abs=0.7)
     assert times_s[0] < times_s[1]
+
+
+def test_the_dose_does_not_last_for_the_way(make, analysis, run):
+    """It takes no more frames than it may, and comes back."""
+    bench = make()
+    verdict = run(sweep(bench, analysis, dose_budget_s=0.08))
+    assert (verdict.found, verdict.reason) == (False, Reason.NOT_CONVERGED)
+    assert verdict.exposures <= 8 and verdict.dose <= 0.08 * (1 + 1e-9)
+    assert bench.at_rest and bench.axis.position == pytest.approx(START_UM, abs=0.1)
+
+
+def test_the_exposure_time_rises_on_the_way(make, analysis, run):
+    """The axis runs when the next exposure is refused: it is stopped, and sent back."""
+    bench = make()
+    frame = bench.frame
+
+    def longer(time_s):
+        bench.camera.exposure_s.put(0.05)
+        return frame(time_s)
+
+    bench.camera.render = lambda: longer(bench.camera.middle_s)
+    verdict = run(sweep(bench, analysis, dose_budget_s=0.2))
+    assert (verdict.found, verdict.reason) == (False, Reason.DOSE_SPENT)
+    assert bench.at_rest and bench.axis.position == pytest.approx(START_UM, abs=0.1)

@@ -320,3 +320,19 @@ def test_bad_frames_are_refused():
         SEMImageFormation(blob(), frame_shape=(0, 4))
     with pytest.raises(ValueError, match="scene_magnification is 0: expected"):
         SEMImageFormation(blob(), scene_magnification=0)
+
+
+@pytest.mark.parametrize("skew_px", [-24.0, 3.0, 24.0])
+def test_lines_of_a_scan_that_drifts_are_those_of_frames_that_have_drifted(sem, skew_px):
+    """The n-th line is that of a frame moved by as much as the content has moved by then."""
+    askew = sem.blurred(3.0, magnification=5000, offset_px=(0.0, 2.0), skew_px=skew_px)
+    for line in (0, 100, len(askew) - 1):
+        moved_px = 2.0 + skew_px * line / (len(askew) - 1)
+        straight = sem.blurred(3.0, magnification=5000, offset_px=(0.0, moved_px))
+        assert askew[line] == pytest.approx(straight[line], abs=2e-3)
+
+
+@pytest.mark.parametrize("skew_px", [65.0, -65.0, np.nan])
+def test_more_askew_than_the_guard_band_allows(sem, skew_px):
+    with pytest.raises(ValueError, match="skew_px is"):
+        sem.blurred(0.0, magnification=5000, skew_px=skew_px)
