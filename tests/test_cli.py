@@ -156,7 +156,7 @@ def test_the_shell_focuses_with_one_line(catalog, tmp_path):
         sys.executable,
         ["-m", "bluesky_autofocus", "shell", "sem", "--catalog", str(catalog)],
         env={"PATH": "", "HOME": str(tmp_path), "TERM": "dumb", "MPLBACKEND": "Agg"},
-        timeout=90,
+        timeout=240,
         encoding="utf-8",
         use_poll=True,  # select() knows no file descriptor beyond 1023, and earlier tests may hold many
     )
