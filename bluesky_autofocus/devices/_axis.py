@@ -12,9 +12,9 @@ from ophyd import Component as Cpt
 from ophyd import Device, Signal
 from ophyd.positioner import PositionerBase
 from ophyd.status import MoveStatus, Status
-from ophyd.utils import LimitError
 
 from bluesky_autofocus.clock import Clock, VirtualClock
+from bluesky_autofocus.devices._limits import check_speed, check_within
 from bluesky_autofocus.devices._signals import BoundedSignal, ComputedSignal
 from bluesky_autofocus.simulation.motion import AxisMechanics, AxisMotion
 
@@ -171,9 +171,7 @@ class SimulatedAxis(Device, PositionerBase):  # pyright: ignore - ophyd's own tw
         LimitError
             Naming the value and the limits.
         """
-        low, high = self._limits
-        if not math.isfinite(value) or not low <= value <= high:
-            raise LimitError(f"{self.name}: {value!r} um is not within the limits {low} .. {high} um")
+        check_within(self.name, value, self._limits)
 
     def set(
         self,
@@ -391,10 +389,7 @@ class SimulatedRunningAxis(SimulatedAxis):
         LimitError
             Naming the velocity and the limit.
         """
-        if not abs(velocity_um_s) <= self.velocity_limit_um_s:
-            raise LimitError(
-                f"{self.name}: {velocity_um_s!r} um/s is not within +-{self.velocity_limit_um_s} um/s"
-            )
+        check_speed(self.name, velocity_um_s, self.velocity_limit_um_s)
 
     def run(self, velocity_um_s: float) -> None:
         """Run at a velocity from now on, or stop at 0.

@@ -26,6 +26,7 @@ from bluesky_autofocus.leds import (
     LEDs,
     Orientation,
     Pattern,
+    PatternError,
     Single,
     parse_pattern,
     quasi_dome,
@@ -53,6 +54,11 @@ class _Light:
 class _Pattern(Signal):
     """The pattern that is shown, as text; set through the array."""
 
+    def get(self, **kwargs: Any) -> str:
+        array: Any = self.parent
+        array.learn_light()
+        return str(super().get(**kwargs))
+
     def set(self, value: Any, **kwargs: Any) -> Any:
         array: Any = self.parent
         return array.set(value)
@@ -74,6 +80,11 @@ class _Calibrated(Signal):
 
 class _Brightness(BoundedSignal):
     """Brightness of the LEDs; setting it shows the pattern anew."""
+
+    def get(self, **kwargs: Any) -> float:
+        array: Any = self.parent
+        array.learn_light()
+        return super().get(**kwargs)
 
     def set(self, value: float, **kwargs: Any) -> Any:
         self.check_value(value)
@@ -102,7 +113,8 @@ class LEDArray(Device):
     """An array of LEDs whose pattern is set with ``bps.mv(leds, "half_annulus_top")``.
 
     Anything that `parse_pattern` understands is a pattern: a name, the text of a pattern, a `Pattern`
-    (``bps.mv(leds, Single(na=0.4, angle_deg=0))``). Subclasses say in `show` how LEDs are switched.
+    (``bps.mv(leds, Single(na=0.4, angle_deg=0))``). Subclasses say in `show` how LEDs are switched, and in
+    `ask_light` which are on at first, where the hardware can tell; else they are taken to be off.
 
     Directions are in the axes of the camera frame, through the array's `orientation`. That is measured once
     by the plan `calibrate_leds`, which sets `calibration`, and kept in the file `calibration_path`. Until
@@ -162,6 +174,7 @@ class LEDArray(Device):
         self.timeout_s = timeout_s
         self._array = geometry or quasi_dome()
         self._light = self._asked = _Light()
+        self._is_light_known = False
         self._lock = threading.Lock()
         self._know(known)
         super().__init__(prefix, **kwargs)
@@ -187,6 +200,42 @@ class LEDArray(Device):
         """
         raise NotImplementedError("an LED array says how its LEDs are switched")
 
+    def ask_light(self) -> tuple[tuple[int, ...], float] | None:
+        """Ask the hardware which LEDs are on: another session may have left them so.
+
+        Returns
+        -------
+        tuple or None
+            Numbers of the LEDs, ascending, and their brightness from 0 to 1; None where it cannot tell.
+        """
+        return None
+
+    def learn_light(self) -> None:
+        """Take over the light that was on before this device was there, before it is first read or set.
+
+        It goes by the name of its pattern, or by the numbers of its LEDs where it has no name. Where the
+        hardware cannot be asked its error is raised, and it is asked again next time.
+        """
+        if self._is_light_known:
+            return
+        found = self.ask_light()
+        with self._lock:
+            if self._is_light_known:
+                return
+            self._is_light_known = True
+            if found is not None:
+                indices, brightness = found
+                self._light = self._asked = _Light(indices, brightness, self._text_of(indices))
+                Signal.put(self.pattern, self._light.text)
+                Signal.put(self.brightness, brightness)
+
+    def _text_of(self, indices: tuple[int, ...]) -> str:
+        for name in NAMES:
+            with contextlib.suppress(PatternError):
+                if self.select(name) == indices:
+                    return name
+        return str(LEDs(indices))
+
     # Patterns
 
     @property
@@ -197,6 +246,7 @@ class LEDArray(Device):
     @property
     def lit(self) -> tuple[int, ...]:
         """Numbers of the LEDs that are on."""
+        self.learn_light()
         return self._light.indices
 
     def select(self, pattern: Pattern | str) -> tuple[int, ...]:
@@ -236,12 +286,14 @@ class LEDArray(Device):
         indices = self.select(value)
         named = isinstance(value, str) and value in NAMES
         text = str(value if named else parse_pattern(value, self.numerical_aperture))
+        self.learn_light()  # its brightness stays
         with self._lock:
             light = dataclasses.replace(self._asked, indices=indices, text=text)
         return self._show(light)
 
     def show_at(self, brightness: float) -> DeviceStatus:
         """Show the pattern at another brightness."""
+        self.learn_light()  # its pattern stays
         with self._lock:
             light = dataclasses.replace(self._asked, brightness=brightness)
         return self._show(light)
@@ -365,11 +417,11 @@ class LEDArray(Device):
         Signal.put(self.calibration, _as_text(known))
         with self._lock:
             try:
-                still = self.select(self._light.text) == self.lit
+                still = self.select(self._light.text) == self._light.indices
             except ValueError:
                 still = False
             if not still:
-                light = dataclasses.replace(self._light, text=str(LEDs(self.lit)))
+                light = dataclasses.replace(self._light, text=str(LEDs(self._light.indices)))
                 self._asked = light if self._asked is self._light else self._asked
                 self._light = light
                 Signal.put(self.pattern, light.text)

@@ -138,6 +138,28 @@ class TestHardware:
             status.wait(1)
         assert (leds.pattern.get(), leds.brightness.get()) == ("annulus", 0.5)
 
+    def test_what_was_on_before_is_asked_for_until_it_is_known(self):
+        answers = [OSError("no answer"), ((2, 5), 0.5), ((), 1.0)]
+
+        class LeftOn(Deferred):
+            def ask_light(self):
+                answer = answers.pop(0)
+                if isinstance(answer, Exception):
+                    raise answer
+                return answer
+
+        leds = LeftOn()
+        with pytest.raises(OSError, match="no answer"):
+            leds.set("annulus")
+        assert not leds.asked
+        assert leds.lit == (2, 5)
+        read = {name: reading["value"] for name, reading in leds.read().items()}
+        assert (read["leds"], read["leds_brightness"]) == ("leds(indices=(2, 5))", 0.5)
+        assert read["leds_na_x"] == pytest.approx(leds.mean_na_x, nan_ok=False)
+        leds.brightness.set(0.25)
+        leds.set("off")
+        assert [light[:2] for light in leds.asked] == [((2, 5), 0.25), ((), 0.25)]
+
     def test_the_newest_counts(self):
         leds = Deferred()
         first, second = leds.set("annulus"), leds.set("brightfield")
