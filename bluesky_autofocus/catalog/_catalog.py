@@ -11,7 +11,8 @@ import platformdirs
 from bluesky import RunEngine
 from bluesky.callbacks.buffer import BufferingWrapper
 
-from bluesky_autofocus.catalog._embedded import CatalogError, EmbeddedServer, serve_or_attach
+from bluesky_autofocus.catalog._databases import CatalogError, is_postgresql
+from bluesky_autofocus.catalog._embedded import EmbeddedServer, Serving, serve_or_attach
 from bluesky_autofocus.catalog._spool import Document, Spool, repair
 
 __all__ = ["Catalog", "open_catalog"]
@@ -20,6 +21,10 @@ logger = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "BLUESKY_AUTOFOCUS_DATA"
 CATALOG_VARIABLE = "BLUESKY_AUTOFOCUS_CATALOG"
+BATCH = 500
+"""Events of a stream that are written to the catalogue at once, and kept in memory until then. Tiled's 10,000
+are a whole night."""
+
 _LOOKED_AT = 100
 """Newest runs among which the last number is looked for."""
 
@@ -67,6 +72,17 @@ class Catalog:
     def serving(self) -> bool:
         """Whether this process serves the catalogue, so that others lose it when it ends."""
         return self._server is not None
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """What other processes give as their location, to ``write`` and to ``read``; none if not served here.
+
+        They hold the keys. Without a file of keys there is one to write only.
+        """
+        if self._server is None:
+            return {}
+        both = {"write": self._server.uri, "read": self._server.uri_to_read}
+        return {may: uri for may, uri in both.items() if uri}
 
     def subscribe(self, run_engine: RunEngine) -> None:
         """Record every run of a RunEngine; number its runs on from the newest one here that has a number."""
@@ -120,20 +136,23 @@ class _Writer:
         from bluesky_tiled_plugins import TiledWriter
 
         self._spool = spool
-        self._write = TiledWriter(client)
-        self._failures: list[Exception] = []
+        self._write = TiledWriter(client, batch_size=BATCH)
+        self._failures: dict[str, Exception] = {}
+        """The first of each run, by its uid: runs may be open at the same time."""
         self._buffer = BufferingWrapper(self._from_buffer)
 
     def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        run_uid = self._spool.run_of(name, doc)
         try:
             self._spool(name, doc)
         finally:
             # a full disk here is no reason to keep it from a catalogue that may be elsewhere
-            self._buffer(name, doc)
+            self._buffer(name, (run_uid, doc))
             if name == "stop":
-                self._settle(doc["run_start"])
+                self._settle(run_uid)
 
-    def _from_buffer(self, name: str, doc: Any) -> None:
+    def _from_buffer(self, name: str, of_run: tuple[str, Any]) -> None:
+        run_uid, doc = of_run
         if name == self._FLUSH:
             doc.set()
             return
@@ -141,21 +160,21 @@ class _Writer:
             self._write(name, doc)
         except Exception as error:
             # the buffer would only log it; `_settle` tells the user which run it was
-            self._failures.append(error)
+            self._failures.setdefault(run_uid, error)
 
     def _settle(self, run_uid: str) -> None:
         written = threading.Event()
-        self._buffer(self._FLUSH, written)
+        self._buffer(self._FLUSH, (run_uid, written))
         in_time = written.wait(self.patience_s)
-        failures, self._failures = self._failures, []
-        if in_time and not failures:
+        failure = self._failures.pop(run_uid, None)
+        if in_time and failure is None:
             self._spool.forget(run_uid)
             return
         logger.warning(
             "run %s is not in the catalogue (%s); its documents are safe in %s and are stored when the "
             "catalogue is opened next",
             run_uid,
-            failures[0] if failures else f"not written within {self.patience_s} s",
+            failure or f"not written within {self.patience_s} s",
             self._spool.path(run_uid),
         )
 
@@ -164,7 +183,13 @@ class _Writer:
         self._spool.close()
 
 
-def open_catalog(location: str | Path | None = None, *, port: int = 0) -> Catalog:
+def open_catalog(
+    location: str | Path | None = None,
+    *,
+    port: int = 0,
+    address: str = "127.0.0.1",
+    keys: Path | None = None,
+) -> Catalog:
     """Open the catalogue that runs are recorded in and read from.
 
     Parameters
@@ -172,10 +197,15 @@ def open_catalog(location: str | Path | None = None, *, port: int = 0) -> Catalo
     location : str or path, optional
         A folder: a catalogue is kept in it and served within this process; if another process has it
         open, this one attaches to that. ``http(s)://...`` is a Tiled server's address, with its key.
-        ``profile:NAME`` is a Tiled profile. By default $BLUESKY_AUTOFOCUS_CATALOG, else the folder
-        $BLUESKY_AUTOFOCUS_DATA, else the user's data folder.
-    port : int
-        Where a folder is served; 0 takes a free port.
+        ``profile:NAME`` is a Tiled profile. ``postgresql://USER@HOST/NAME`` is a database in place of the
+        files of the default folder, served within this process too; its tables are made if there are none.
+        By default $BLUESKY_AUTOFOCUS_CATALOG, else the folder $BLUESKY_AUTOFOCUS_DATA, else the user's data
+        folder.
+    port, address : int, str
+        Where a folder is served; 0 takes a free port, "0.0.0.0" listens to all networks.
+    keys : path, optional
+        File of the keys that let other processes in, one to write and one to read; made if it is not there.
+        By default there is one key, another one each time.
 
     Returns
     -------
@@ -195,8 +225,9 @@ def open_catalog(location: str | Path | None = None, *, port: int = 0) -> Catalo
         return Catalog(_connect(where, lambda: from_profile(name, structure_clients="numpy")))
     if where.startswith(("http://", "https://")):
         return Catalog(_connect(where, lambda: _from_uri(where)))
-    folder = Path(where).expanduser().resolve()
-    uri, web_page, server = serve_or_attach(folder, port)
+    database = where if is_postgresql(where) else ""
+    folder = (default_folder() if database else Path(where)).expanduser().resolve()
+    uri, web_page, server = serve_or_attach(folder, Serving(port, address, database, keys))
     try:
         return Catalog(_connect(where, lambda: _from_uri(uri)), folder, server, web_page)
     except BaseException:

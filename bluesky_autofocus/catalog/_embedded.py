@@ -1,16 +1,15 @@
-"""A Tiled server inside this process, over a folder: SQLite for the documents, HDF5 files for the frames.
+"""A Tiled server inside this process, over a folder: a database for the documents, HDF5 files for the frames.
 
 SQLite files that two processes open are soon locked, so one process owns a catalogue and serves it on
 127.0.0.1; others attach through an address that only this user can read.
 """
 
-import asyncio
 import atexit
+import dataclasses
 import json
 import logging
 import os
 import secrets
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -18,7 +17,10 @@ from typing import Any
 
 import filelock
 
-__all__ = ["CatalogError", "EmbeddedServer", "serve_or_attach"]
+from bluesky_autofocus.catalog._access import READ, WRITE, access_keys, authentication
+from bluesky_autofocus.catalog._databases import CatalogError, prepare, without_password
+
+__all__ = ["EmbeddedServer", "Serving", "serve_or_attach"]
 
 STARTUP_TIMEOUT_S = 60.0
 
@@ -27,8 +29,26 @@ _KEY = secrets.token_hex(32)
 _served: dict[Path, "EmbeddedServer"] = {}
 
 
-class CatalogError(RuntimeError):
-    """The catalogue cannot be opened."""
+@dataclasses.dataclass(frozen=True)
+class Serving:
+    """How a folder is served.
+
+    Parameters
+    ----------
+    port : int
+        0 takes a free one.
+    address : str
+        Which network is listened to; "0.0.0.0" is all of them.
+    database : str
+        ``postgresql://...``; by default SQLite files in the folder.
+    keys : Path, optional
+        File of the keys that let others in, `access_keys`. By default there is one that nobody keeps.
+    """
+
+    port: int = 0
+    address: str = "127.0.0.1"
+    database: str = ""
+    keys: Path | None = None
 
 
 class EmbeddedServer:
@@ -38,11 +58,13 @@ class EmbeddedServer:
     ----------
     folder : Path
         Where everything is; made if need be.
-    port : int
-        0 takes a free one.
+    lock : filelock.BaseFileLock
+        Held as long as it is served.
+    how : Serving
+        Port, database, keys.
     """
 
-    def __init__(self, folder: Path, lock: filelock.BaseFileLock, port: int = 0) -> None:
+    def __init__(self, folder: Path, lock: filelock.BaseFileLock, how: Serving) -> None:
         import uvicorn
         from tiled.server.app import build_app_from_config
 
@@ -51,13 +73,17 @@ class EmbeddedServer:
         self.folder = folder
         self.users = 0
         self._lock = lock
-        _prepare_databases(folder)
-        app = build_app_from_config(_configuration(folder))
+        databases = prepare(folder, how.database)
+        keys = {WRITE: _KEY} if how.keys is None else access_keys(how.keys)
+        access = {"authentication": {"single_user_api_key": _KEY}}
+        if how.keys is not None:
+            access = authentication(folder, keys)
+        app = build_app_from_config({**_configuration(folder, *databases), **access})
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                host="127.0.0.1",
-                port=port,
+                host=how.address,
+                port=how.port,
                 log_level="warning",
                 log_config=None,
                 access_log=False,
@@ -71,12 +97,16 @@ class EmbeddedServer:
         deadline = time.monotonic() + STARTUP_TIMEOUT_S
         while not self._server.started:
             if not self._thread.is_alive() or time.monotonic() > deadline:
-                raise CatalogError(f"the catalogue server for {folder} did not start (port {port})")
+                raise CatalogError(f"the catalogue server for {folder} did not start (port {how.port})")
             time.sleep(0.02)
-        host, self.port = self._server.servers[0].sockets[0].getsockname()
-        self.uri = f"http://{host}:{self.port}/api/v1?api_key={_KEY}"
-        self.web_page = f"http://{host}:{self.port}/ui/browse/?api_key={_KEY}"
-        _write_private(folder / "server.json", {"uri": self.uri, "web_page": self.web_page})
+        _, self.port, *_ = self._server.servers[0].sockets[0].getsockname()
+        host = "127.0.0.1" if how.address in ("0.0.0.0", "::") else how.address
+        self.uri = f"http://{host}:{self.port}/api/v1?api_key={keys[WRITE]}"
+        self.uri_to_read = f"http://{host}:{self.port}/api/v1?api_key={keys[READ]}" if READ in keys else ""
+        self.web_page = f"http://{host}:{self.port}/ui/browse/?api_key={keys.get(READ, keys[WRITE])}"
+        self.database = without_password(how.database)
+        said = {"uri": self.uri, "web_page": self.web_page, "database": self.database}
+        _write_private(folder / "server.json", said)
         atexit.register(self.close)
 
     def release(self) -> None:
@@ -96,8 +126,15 @@ class EmbeddedServer:
         self._lock.release()
 
 
-def serve_or_attach(folder: Path, port: int = 0) -> tuple[str, str, EmbeddedServer | None]:
+def serve_or_attach(folder: Path, how: Serving = Serving()) -> tuple[str, str, EmbeddedServer | None]:
     """Serve a catalogue folder, or find who does.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the catalogue.
+    how : Serving
+        If it is not served already.
 
     Returns
     -------
@@ -109,12 +146,13 @@ def serve_or_attach(folder: Path, port: int = 0) -> tuple[str, str, EmbeddedServ
     Raises
     ------
     CatalogError
-        If the folder cannot be written to, was made by a newer version, or is owned by a process that
-        does not answer.
+        If the folder cannot be written to, was made by a newer version, is owned by a process that does not
+        answer, or is served with another database.
     """
     folder = folder.expanduser().resolve()
     if folder in _served:
         server = _served[folder]
+        _check_same(folder, server.database, how)
         server.users += 1
         return server.uri, server.web_page, server
     try:
@@ -123,13 +161,13 @@ def serve_or_attach(folder: Path, port: int = 0) -> tuple[str, str, EmbeddedServ
         lock = filelock.FileLock(folder / "server.lock")
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        return *_address_of_owner(folder), None
+        return *_address_of_owner(folder, how), None
     except OSError as error:
         raise CatalogError(f"cannot keep a catalogue in {folder}: {error}") from error
     try:
         # left by an owner that was killed: who attaches while this one starts must not find it
         (folder / "server.json").unlink(missing_ok=True)
-        server = _served[folder] = EmbeddedServer(folder, lock, port)
+        server = _served[folder] = EmbeddedServer(folder, lock, how)
     except BaseException:
         _served.pop(folder, None)
         lock.release()
@@ -138,14 +176,25 @@ def serve_or_attach(folder: Path, port: int = 0) -> tuple[str, str, EmbeddedServ
     return server.uri, server.web_page, server
 
 
-def _address_of_owner(folder: Path) -> tuple[str, str]:
+def _check_same(folder: Path, database: str, how: Serving) -> None:
+    if database != without_password(how.database):
+        raise CatalogError(
+            f"the frames of {folder} go with {database or 'the catalogue in that folder'}, which is being "
+            f"served, not with {without_password(how.database) or 'one in it'}: end that, or use another "
+            "folder"
+        )
+
+
+def _address_of_owner(folder: Path, how: Serving) -> tuple[str, str]:
     deadline = time.monotonic() + STARTUP_TIMEOUT_S
     while time.monotonic() < deadline:  # it may only just be starting
         try:
             address = json.loads((folder / "server.json").read_text())
-            return address["uri"], address["web_page"]
         except (FileNotFoundError, json.JSONDecodeError):
             time.sleep(0.2)
+            continue
+        _check_same(folder, address.get("database", ""), how)
+        return address["uri"], address["web_page"]
     raise CatalogError(
         f"another process holds the catalogue {folder} but does not serve it; end it, or use another folder"
     )
@@ -157,21 +206,20 @@ def _write_private(path: Path, content: dict[str, str]) -> None:
         json.dump(content, file)
 
 
-def _configuration(folder: Path) -> dict[str, Any]:
+def _configuration(folder: Path, catalogue: str, tables: str) -> dict[str, Any]:
     return {
         "trees": [
             {
                 "path": "/",
                 "tree": "catalog",
                 "args": {
-                    "uri": f"sqlite:///{folder / 'catalog.db'}",
-                    "writable_storage": [str(folder / "data"), f"sqlite:///{folder / 'tables.db'}"],
+                    "uri": catalogue,
+                    "writable_storage": [str(folder / "data"), tables],
                     "readable_storage": [str(folder / "frames")],
                     "specs": [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}],
                 },
             }
         ],
-        "authentication": {"single_user_api_key": _KEY},
         # lets `run.documents()` give back the documents as they were emitted
         "media_types": {
             "BlueskyRun": {"application/json-seq": "bluesky_tiled_plugins.exporters:json_seq_exporter"}
@@ -179,76 +227,3 @@ def _configuration(folder: Path) -> dict[str, Any]:
         # lets clients on this machine read frames from their files
         "expose_raw_assets": True,
     }
-
-
-def _prepare_databases(folder: Path) -> None:
-    """Make the databases of a new catalogue, or make sure that those of an old one can be used."""
-    from tiled.alembic_utils import stamp_head
-    from tiled.catalog.alembic_constants import ALEMBIC_DIR, ALEMBIC_INI_TEMPLATE_PATH
-    from tiled.catalog.core import ALL_REVISIONS, REQUIRED_REVISION
-
-    database = folder / "catalog.db"
-    uri = f"sqlite+aiosqlite:///{database}"
-    if not database.exists():
-        # Tiled's own `init_if_not_exists` takes 7 s at every start, this 0.4 s once.
-        unfinished = folder / "catalog.db.new"
-        unfinished.unlink(missing_ok=True)
-        unfinished_uri = f"sqlite+aiosqlite:///{unfinished}"
-        _run_apart(_initialize(unfinished_uri))
-        stamp_head(Path(ALEMBIC_INI_TEMPLATE_PATH), Path(ALEMBIC_DIR), unfinished_uri)
-        unfinished.rename(database)
-    revision = _revision(database)
-    if revision not in ALL_REVISIONS:
-        raise CatalogError(
-            f"the catalogue {folder} was made by a newer version of Tiled (schema {revision}, this one knows "
-            f"{REQUIRED_REVISION}): update tiled and bluesky-autofocus, or use another folder"
-        )
-    if revision != REQUIRED_REVISION:
-        raise CatalogError(
-            f"the catalogue {folder} was made by an older version of Tiled (schema {revision}, expected "
-            f"{REQUIRED_REVISION}): back it up, then run: tiled catalog upgrade-database {uri}"
-        )
-    for name in ("catalog.db", "tables.db"):
-        connection = sqlite3.connect(folder / name)
-        # readers and the writer do not wait for each other
-        connection.execute("pragma journal_mode=WAL")
-        connection.close()
-
-
-def _revision(database: Path) -> str | None:
-    connection = sqlite3.connect(database)
-    try:
-        row = connection.execute("select version_num from alembic_version").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise CatalogError(f"{database} is not a catalogue: {error}") from error
-    finally:
-        connection.close()
-    return None if row is None else row[0]
-
-
-async def _initialize(uri: str) -> None:
-    from sqlalchemy.ext.asyncio import create_async_engine
-    from tiled.catalog.core import initialize_database
-
-    engine = create_async_engine(uri)
-    try:
-        await initialize_database(engine)
-    finally:
-        await engine.dispose()
-
-
-def _run_apart(coroutine: Any) -> None:
-    """Run a coroutine to its end, though an event loop may be running on this thread, as in Jupyter."""
-    failures: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            asyncio.run(coroutine)
-        except BaseException as error:
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]

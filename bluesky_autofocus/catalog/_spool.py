@@ -53,7 +53,7 @@ class Spool:
         OSError
             If it cannot be written. Those before are on disk, and what comes after it can be.
         """
-        run = self._run_uid(name, doc)
+        run = self.run_of(name, doc)
         if name == "start":
             # unbuffered: what was not written must not be tried again at the next line
             self._files[run] = self.path(run).open("wb", buffering=0)
@@ -65,8 +65,14 @@ class Spool:
                 self._files.pop(run).close()
                 self._run_of = {key: of for key, of in self._run_of.items() if of != run}
 
-    def _run_uid(self, name: str, doc: dict[str, Any]) -> str:
-        """Find out to which run a document belongs."""
+    def run_of(self, name: str, doc: dict[str, Any]) -> str:
+        """Return the uid of the run that a document belongs to.
+
+        Raises
+        ------
+        KeyError
+            If it belongs to none that is open.
+        """
         if name == "start":
             return doc["uid"]
         if "run_start" in doc:

@@ -417,6 +417,48 @@ class TestFailingWriter:
         assert not list((folder / "spool").iterdir())
         again.close()
 
+    def test_is_held_against_the_run_that_failed_and_no_other(self, tmp_path, monkeypatch, caplog):
+        """Of two runs that are open at once the one that stops first is whole."""
+        folder = tmp_path / "data"
+        catalog = open_catalog(folder)
+        bench = Bench(catalog)
+        uids = {}
+
+        @bpp.set_run_key_decorator("inner")
+        @bpp.run_decorator(md={"which": "inner"})
+        def inner():
+            yield from bps.trigger_and_read([bench.camera])
+
+        @bpp.set_run_key_decorator("outer")
+        @bpp.run_decorator(md={"which": "outer"})
+        def outer():
+            yield from bps.trigger_and_read([bench.camera])
+            yield from inner()
+
+        bench.RE.subscribe(lambda _, doc: uids.update({doc["which"]: doc["uid"]}), "start")
+        writer = catalog._writers[0]
+        working = writer._write
+        failed = []
+
+        def broken(name, doc):
+            if name == "event" and not failed:
+                failed.append(doc)
+                raise ConnectionError("the server is gone")
+            working(name, doc)
+
+        monkeypatch.setattr(writer, "_write", broken)
+        with caplog.at_level(logging.WARNING):
+            bench.RE(outer())
+        assert f"run {uids['outer']} is not in the catalogue (the server is gone)" in caplog.text
+        assert uids["inner"] not in caplog.text
+        assert [path.stem for path in (folder / "spool").rglob("*.jsonl")] == [uids["outer"]]
+        catalog.close()
+        again = open_catalog(folder)
+        assert again.repaired == [uids["outer"]]
+        assert frames_and_means(again.client[uids["outer"]]) == ([1], [1])
+        assert frames_and_means(again.client[uids["inner"]]) == ([2], [2])
+        again.close()
+
     def test_a_slow_one_does_not_hold_up_the_experiment(self, tmp_path, monkeypatch, caplog):
         monkeypatch.setattr(_Writer, "patience_s", 0.05)
         catalog = open_catalog(tmp_path / "data")
