@@ -1,13 +1,22 @@
 """The instruments that a session can start with, by name."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import importlib
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bluesky_autofocus.clock import Clock
 
-__all__ = ["INSTRUMENTS", "Instrument", "make_instrument"]
+__all__ = ["INSTRUMENTS", "Instrument", "MissingExtraError", "make_instrument", "shipped"]
+
+logger = logging.getLogger(__name__)
+
+
+class MissingExtraError(ImportError):
+    """A back end needs a package that is not installed; it says what to type."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +43,8 @@ class Instrument:
         Sensible options of a method, by its name, in place of `focus_options`.
     full_scale : float, optional
         Grey level at which its camera saturates, where that is not the largest of its type.
+    closing : tuple of callable, optional
+        What `close` calls, without arguments, once the devices are destroyed.
     """
 
     name: str
@@ -45,6 +56,30 @@ class Instrument:
     analyses: dict[str, Any] = dataclasses.field(default_factory=dict)
     method_options: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     full_scale: float | None = None
+    closing: tuple[Callable[[], None], ...] = ()
+
+    def close(self) -> None:
+        """Let go of all that was connected: destroy the devices, then call what is `closing`.
+
+        What fails is logged, and keeps nothing else open.
+        """
+        whole = _wholes((*self.devices.values(), *self.detectors, self.axis))
+        # those of ophyd-async hold nothing that is to be destroyed
+        destroying = (device.destroy for device in whole if hasattr(device, "destroy"))
+        for undo in (*destroying, *self.closing):
+            try:
+                undo()
+            except Exception:
+                logger.exception("%s: not all of it could be closed", self.name)
+
+
+def _wholes(devices: Iterable[Any]) -> list[Any]:
+    """Return what these are or are parts of, each once."""
+    found: dict[int, Any] = {}
+    for device in devices:
+        whole = getattr(device, "root", device)
+        found[id(whole)] = whole
+    return list(found.values())
 
 
 def simulated_sem(
@@ -57,8 +92,11 @@ def simulated_sem(
     dwell_us: float = 1.0,
     defocus_um: float = 60.0,
     drift_um_s: float = 0.0,
+    astigmatism_um: tuple[float, float] = (0.0, 0.0),
 ) -> Instrument:
     """Make a simulated SEM that stands badly out of focus.
+
+    It is focused by sharpness; `two_exposure` does without a search, and sets its stigmators too.
 
     Parameters
     ----------
@@ -78,17 +116,23 @@ def simulated_sem(
         How far the working distance stands from focus at first.
     drift_um_s : float
         How fast the focus drifts.
+    astigmatism_um : tuple of float
+        Of the column, which its stigmators can cancel: distances between the line foci, along 0/90 and along
+        45/135 degrees.
     """
+    from bluesky_autofocus.callbacks import TwoExposureAnalysis
+    from bluesky_autofocus.defocus.two_exposure import BeamTransfer, TwoExposureEstimator
     from bluesky_autofocus.devices import SimulatedSEM
-    from bluesky_autofocus.simulation import SEMImageFormation, scene_from_image
+    from bluesky_autofocus.simulation import SEMImageFormation, SEMOptics, scene_from_image
     from bluesky_autofocus.simulation import scene as make_scene
     from bluesky_autofocus.simulation.motion import AxisMechanics
 
     specimen = make_scene(scene, seed=seed) if image is None else scene_from_image(image)
+    optics = SEMOptics(residual_astigmatism_um=(float(astigmatism_um[0]), float(astigmatism_um[1])))
     focus_um = 10_000.0
     sem = SimulatedSEM(
         name="sem",
-        image_formation=SEMImageFormation(specimen, seed=seed),
+        image_formation=SEMImageFormation(specimen, optics, seed=seed),
         frame_directory=frame_directory,
         focus_um=focus_um,
         working_distance_um=focus_um + defocus_um,
@@ -99,12 +143,26 @@ def simulated_sem(
     )
     sem.dwell_time.put(dwell_us)
     dof_um = sem.depth_of_field_um
+    estimator = TwoExposureEstimator(
+        BeamTransfer(optics.convergence_mrad),
+        # from where it stands at first
+        range_dof=14.0,
+        dark_level=optics.offset * (2**optics.bits - 1),
+    )
     return Instrument(
         name="sem",
         devices={"sem": sem},
         detectors=[sem],
         axis=sem.working_distance,
         focus_options={"range_um": 40 * dof_um, "depth_of_field_um": dof_um},
+        analyses={"two_exposure": TwoExposureAnalysis(estimator)},
+        method_options={
+            "two_exposure": {
+                "depth_of_field_um": dof_um,
+                "stigmators": (sem.stigmator_x, sem.stigmator_y),
+                "um_per_unit": optics.astigmatism_um_per_unit,
+            }
+        },
     )
 
 
@@ -203,7 +261,7 @@ def simulated_microscope(
     two_led = TwoLEDAnalysis(TwoLEDFilter(microscope.objective.optics))
     microscope.leds.set(two_led.leds[0])  # the first exposure that anyone takes is not to be black
     analyses: dict[str, Any] = {"two_led": two_led, "calibrate_leds": OrientationAnalysis()}
-    model = _shipped(SingleShotModel.load)
+    model = shipped(SingleShotModel.load)
     if model is not None:
         analyses["single_shot"] = SingleShotAnalysis(model)
     dof_um = microscope.depth_of_field_um
@@ -269,7 +327,7 @@ def simulated_live_cells(
     )
     microscope.z.set(microscope.focus_um + defocus_um).wait()
     dof_um = microscope.depth_of_field_um
-    model = _shipped(KeyFrameModel.load)
+    model = shipped(KeyFrameModel.load)
     analyses: dict[str, Any] = {}
     if model is not None:
         both = KeyFrameAnalysis(model)
@@ -335,7 +393,7 @@ def simulated_smear(
     )
     microscope.z.set(microscope.focus_um + defocus_um).wait()
     dof_um = microscope.objective.optics.depth_of_field_um
-    model = _shipped(HHNetModel.load)
+    model = shipped(HHNetModel.load)
     analyses = {} if model is None else {"approach": FocusClassAnalysis(model)}
     low_um, high_um = microscope.z.limits
     by_velocity = {
@@ -368,7 +426,8 @@ def simulated_nuclei(
 ) -> Instrument:
     """Make a simulated fluorescence microscope over stained nuclei that stands out of focus.
 
-    It is focused by sharpness; what was taken out of focus can be refocused (`Session.refocus`).
+    It is focused by sharpness, or near focus by `two_exposure`; what was taken out of focus can be refocused
+    (`Session.refocus`).
 
     Parameters
     ----------
@@ -383,6 +442,8 @@ def simulated_nuclei(
     defocus_um : float
         How far above focus the axis stands at first.
     """
+    from bluesky_autofocus.callbacks import TwoExposureAnalysis
+    from bluesky_autofocus.defocus.two_exposure import LightTransfer, TwoExposureEstimator
     from bluesky_autofocus.devices import SimulatedFluorescenceMicroscope
     from bluesky_autofocus.simulation.motion import AxisMechanics
 
@@ -396,17 +457,28 @@ def simulated_nuclei(
     )
     microscope.z.set(microscope.focus_um + defocus_um).wait()
     dof_um = microscope.depth_of_field_um
+    camera, widefield = microscope.light_camera, microscope.widefield
+    estimator = TwoExposureEstimator(
+        LightTransfer(widefield.optics, widefield.spherical_waves),
+        # nuclei lie at heights that differ by 0.8 um
+        specimen_sigma_um=0.3,
+        unexplained=0.05,
+        dark_level=camera.offset,
+        full_scale=camera.full_scale,
+    )
     return Instrument(
         name="nuclei",
         devices={"microscope": microscope},
         detectors=[microscope],
         axis=microscope.z,
         focus_options={"range_um": 20 * dof_um, "depth_of_field_um": dof_um},
-        full_scale=microscope.light_camera.full_scale,
+        analyses={"two_exposure": TwoExposureAnalysis(estimator)},
+        method_options={"two_exposure": {"depth_of_field_um": dof_um}},
+        full_scale=camera.full_scale,
     )
 
 
-def _shipped(load: Callable[[], Any]) -> Any:
+def shipped(load: Callable[[], Any]) -> Any:
     """Return the model whose weights come with the package, or None where they did not come."""
     from bluesky_autofocus.models.card import ModelFileError
 
@@ -418,7 +490,40 @@ def _shipped(load: Callable[[], Any]) -> Any:
         raise  # damaged ones are nothing to be silent about
 
 
+@dataclasses.dataclass(frozen=True)
+class _BackEnd:
+    """A module of `bluesky_autofocus.backends`, imported when an instrument is made.
+
+    Parameters
+    ----------
+    module : str
+        Its name there.
+    extra : str, optional
+        Of this package, that brings what it needs.
+    """
+
+    module: str
+    extra: str | None = None
+
+    def __call__(self, frame_directory: Path, clock: Clock, **options: Any) -> Instrument:
+        try:
+            make = importlib.import_module(f"bluesky_autofocus.backends.{self.module}").instrument
+            return _made(make, self.module, frame_directory, clock, options)
+        except ModuleNotFoundError as error:
+            missing = error.name or ""
+            if self.extra is None or missing.split(".")[0] == "bluesky_autofocus":
+                raise
+            raise MissingExtraError(
+                f"{self.module} needs {missing}: pip install 'bluesky-autofocus[{self.extra}]'", name=missing
+            ) from error
+
+
 INSTRUMENTS: dict[str, Callable[..., Instrument]] = {
+    "epics": _BackEnd("epics", "epics"),
+    "epics_sem": _BackEnd("epics_sem", "epics"),
+    "fibsem": _BackEnd("sem", "sem"),
+    "illuminate": _BackEnd("illuminate", "led"),
+    "micromanager": _BackEnd("micromanager", "micromanager"),
     "sem": simulated_sem,
     "replay": replay,
     "microscope": simulated_microscope,
@@ -434,8 +539,22 @@ def make_instrument(name: str, frame_directory: Path, clock: Clock, **options: A
     Raises
     ------
     ValueError
-        If there is none of that name, naming those there are.
+        If there is none of that name, or it has no such option, naming those there are; or it lacks one.
+    MissingExtraError
+        If it needs a package that is not installed.
     """
     if name not in INSTRUMENTS:
         raise ValueError(f"unknown instrument {name!r}; there are {', '.join(sorted(INSTRUMENTS))}")
-    return INSTRUMENTS[name](frame_directory, clock, **options)
+    return _made(INSTRUMENTS[name], name, frame_directory, clock, options)
+
+
+def _made(
+    make: Callable[..., Instrument], name: str, frame_directory: Path, clock: Clock, options: dict[str, Any]
+) -> Instrument:
+    signature = inspect.signature(make)
+    try:
+        signature.bind(frame_directory, clock, **options)
+    except TypeError as error:
+        known = [one.name for one in signature.parameters.values() if one.kind is one.KEYWORD_ONLY]
+        raise ValueError(f"instrument {name!r}: {error}; its options are {', '.join(known)}") from error
+    return make(frame_directory, clock, **options)

@@ -4,18 +4,22 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bluesky import RunEngine, SupplementalData
+from bluesky import plan_stubs as bps
 from bluesky import preprocessors as bpp
 from bluesky.callbacks.core import make_callback_safe
+from bluesky.utils import FailedStatus
 
 from bluesky_autofocus.callbacks import (
     DoseLedger,
     FieldDose,
     FocusMapAnalysis,
     FocusTable,
+    FrameCheckAnalysis,
     LiveRefocus,
     SharpnessAnalysis,
 )
@@ -23,10 +27,14 @@ from bluesky_autofocus.catalog import Catalog, open_catalog
 from bluesky_autofocus.clock import Clock, WallClock
 from bluesky_autofocus.frames import install_frame_routing
 from bluesky_autofocus.instruments import Instrument, make_instrument
-from bluesky_autofocus.plans import autofocus, disk_guard_wrapper
+from bluesky_autofocus.plans import autofocus, axis_limits_wrapper, check_instrument, disk_guard_wrapper
 from bluesky_autofocus.plans._disk import RESERVE_BYTES
+from bluesky_autofocus.plans._trial import exposure_time_of, is_settable
 from bluesky_autofocus.prediction import FocusSurface
 from bluesky_autofocus.retention import PruneAfterRun, Pruning, policy_named, prune
+
+if TYPE_CHECKING:
+    from bluesky_autofocus.configuration import Configuration
 
 __all__ = ["Session", "open_session"]
 
@@ -49,7 +57,7 @@ class Session:
     sd: SupplementalData
     tokens: dict[Any, int] = dataclasses.field(default_factory=dict, repr=False)
     pruning: PruneAfterRun | None = dataclasses.field(default=None, repr=False)
-    _pages: list[Any] = dataclasses.field(default_factory=list, repr=False)
+    _pages: dict[Any, int] = dataclasses.field(default_factory=dict, repr=False)
 
     @property
     def db(self) -> Any:
@@ -66,7 +74,11 @@ class Session:
         return self.instrument.analyses.get(method, self.sharpness)
 
     def use(self, method: str, analysis: Any) -> None:
-        """Let an analysis judge the frames of a method: subscribe it in place of the present one."""
+        """Let an analysis judge the frames of a method: subscribe it in place of the present one.
+
+        It is told the grey level at which the camera saturates, where it says none.
+        """
+        _tell_full_scale(analysis, self.instrument.full_scale)
         old = self.instrument.analyses.get(method)
         self.instrument.analyses[method] = analysis
         # one may serve several methods, and sharpness those that have none of their own
@@ -105,6 +117,34 @@ class Session:
         plan = autofocus(self.instrument.detectors, self.instrument.axis, **chosen)
         # what was made for this plan alone sees its documents and no others
         return bpp.subs_wrapper(plan, analysis) if made else plan
+
+    def check(self, bounds_um: Sequence[float], **options: Any) -> Any:
+        """Return the plan that tries this instrument, device by device, within a range.
+
+        Parameters
+        ----------
+        bounds_um : sequence of float
+            Lowest and highest position; the axis is not sent beyond.
+        options
+            Of `check_instrument`.
+        """
+        # what was made for this plan alone sees its documents and no others
+        analysis = FrameCheckAnalysis(self.sharpness.metric.name, full_scale=self.sharpness.full_scale)
+        known = {
+            "leds": self.instrument.devices.get("leds"),
+            "depth_of_field_um": self.instrument.focus_options.get("depth_of_field_um"),
+            "full_scale": self.instrument.full_scale,
+            "clock": self.clock,
+        }
+        low_um, high_um = bounds_um
+        plan = check_instrument(
+            self.instrument.detectors,
+            self.instrument.axis,
+            bounds_um=(low_um, high_um),
+            analysis=analysis,
+            **{**known, **options},
+        )
+        return bpp.subs_wrapper(plan, analysis)
 
     def _with_tiles(self, analysis: Any) -> Any:
         if analysis is not self.sharpness:
@@ -241,9 +281,11 @@ class Session:
         """
         from bluesky_autofocus.monitor import Monitor
 
-        page = Monitor(port=port, address=address)
-        self.RE.subscribe(page)
-        self._pages.append(page)
+        def forget() -> None:
+            self.RE.unsubscribe(self._pages.pop(page))
+
+        page = Monitor(port=port, address=address, on_close=forget)
+        self._pages[page] = self.RE.subscribe(page)
         return page
 
     def doses(self, *runs: str | int, **options: Any) -> list[FieldDose]:
@@ -291,6 +333,7 @@ class Session:
             **self.analyses,
             "session": self,
             "focus": self.focus,
+            "check": self.check,
             "refocus": self.refocus,
             "prune": self.prune,
             "monitor": self.monitor,
@@ -335,12 +378,14 @@ class Session:
         return "\n".join([head, *(f"  {what:36s} {why}" for what, why in typed)])
 
     def close(self) -> None:
-        """Write what is left, let the catalogue go, serve no page any more."""
-        for page in self._pages:
+        """Write what is left, let the instrument and the catalogue go, serve no page any more."""
+        for page in list(self._pages):
             page.close()
-        if self.pruning is not None:
-            self.pruning.wait()
-        self.catalog.close()
+        with contextlib.ExitStack() as always:
+            always.callback(self.catalog.close)
+            always.callback(self.instrument.close)
+            if self.pruning is not None:
+                self.pruning.wait()
 
     def __enter__(self) -> "Session":
         return self
@@ -350,22 +395,26 @@ class Session:
 
 
 def open_session(
-    instrument: str = "sem",
+    instrument: str | None = None,
     *,
+    config: "Configuration | str | PathLike[str] | None" = None,
     catalog: str | Path | None = None,
     clock: Clock | None = None,
     metric: str | None = None,
     show: Callable[[str], None] | None = print,
     retention: str | None = None,
-    reserve_bytes: int = RESERVE_BYTES,
+    reserve_bytes: int | None = None,
     **options: Any,
 ) -> Session:
     """Open the catalogue, make the instrument, attach everything to a RunEngine.
 
     Parameters
     ----------
-    instrument : str
-        One of `bluesky_autofocus.instruments.INSTRUMENTS`.
+    instrument : str, optional
+        One of `bluesky_autofocus.instruments.INSTRUMENTS`; "sem" where there is no `config` either.
+    config : path or Configuration, optional
+        In place of the name: a file that describes the instrument, see `read_configuration`. What else is
+        given here wins over what it says.
     catalog : str or path, optional
         See `open_catalog`.
     clock : Clock, optional
@@ -377,9 +426,9 @@ def open_session(
     retention : str, optional
         Which frames of each run stay once it has ended well, where its own metadata do not say: "all",
         "in-focus" or "readings". By default all.
-    reserve_bytes : int
-        What is to stay free of the disk: a plan is stopped before an exposure for which there is no room
-        beside (`disk_guard_wrapper`).
+    reserve_bytes : int, optional
+        What is to stay free of the disk, by default 256 MiB: a plan is stopped before an exposure for which
+        there is no room beside (`disk_guard_wrapper`).
     options
         Of the instrument.
 
@@ -388,34 +437,123 @@ def open_session(
     CatalogError
         If the catalogue cannot be opened.
     ValueError
-        If there is no such instrument, metric or retention.
+        If there is no such instrument, metric or retention, or the configuration makes no sense.
     """
+    described: Configuration | None = None
+    if config is not None:
+        described = _read(config, instrument)
+        instrument, options = described.instrument.name, {**described.instrument.options, **options}
+        catalog = described.session.catalog if catalog is None else catalog
+        metric = metric or described.focus.metric
+        retention = retention or described.session.retention
+        reserve_bytes = described.session.reserve_bytes if reserve_bytes is None else reserve_bytes
+    instrument = instrument or "sem"
     if retention is not None:
         policy_named(retention)
     sharpness = SharpnessAnalysis(metric) if metric else SharpnessAnalysis()
     clock = clock or WallClock()
     opened = open_catalog(catalog)
-    with _closing_on_failure(opened):
+    with contextlib.ExitStack() as on_failure:
+        on_failure.callback(opened.close)
         made = make_instrument(instrument, opened.frame_directory, clock, **options)
-        sharpness.full_scale = made.full_scale
+        on_failure.callback(made.close)
+        if described is not None:
+            made = described.applied_to(made)
+            for one in made.analyses.values():
+                _tell_full_scale(one, described.camera.full_scale, anew=True)
+        for one in (sharpness, *made.analyses.values()):
+            _tell_full_scale(one, made.full_scale)
         run_engine = RunEngine()
         install_frame_routing(run_engine)
         opened.subscribe(run_engine)
         run_engine.md["instrument"] = _described(instrument, clock, options)
+        if described is not None:
+            tables = described.tables()
+            del tables["instrument"]  # its options may have been others
+            run_engine.md["instrument"]["configuration"] = tables
+            _configure(run_engine, made, described, _source_of(config))
         different = dict.fromkeys((sharpness, *made.analyses.values()))
         tokens = {one: run_engine.subscribe(one) for one in different}
         supplemental = SupplementalData()
-        run_engine.preprocessors.append(supplemental)
+        run_engine.preprocessors.append(partial(_with_supplemental, supplemental=supplemental))
         if show is not None:
             run_engine.subscribe(make_callback_safe(FocusTable(show)))
         if retention is not None:
             run_engine.md["retention"] = retention
         pruning = PruneAfterRun(opened.client)
         tokens[pruning] = run_engine.subscribe(pruning)
+        reserve = RESERVE_BYTES if reserve_bytes is None else reserve_bytes
         run_engine.preprocessors.append(
-            partial(disk_guard_wrapper, detectors=made.detectors, reserve_bytes=reserve_bytes)
+            partial(disk_guard_wrapper, detectors=made.detectors, reserve_bytes=reserve)
         )
+        on_failure.pop_all()
     return Session(run_engine, opened, clock, made, sharpness, supplemental, tokens, pruning)
+
+
+def _read(config: Any, instrument: str | None) -> "Configuration":
+    from bluesky_autofocus.configuration import Configuration, read_configuration
+
+    if instrument is not None:
+        raise ValueError(f"give either an instrument, {instrument!r}, or a config that names one, {config!r}")
+    return config if isinstance(config, Configuration) else read_configuration(config)
+
+
+def _source_of(config: Any) -> str:
+    """Return what errors call a configuration."""
+    return str(config) if isinstance(config, str | PathLike) else "configuration"
+
+
+def _tell_full_scale(analysis: Any, full_scale: float | None, *, anew: bool = False) -> None:
+    """Tell an analysis, and what it judges frames with, at which grey level the camera saturates.
+
+    What they were made with stays, unless they are to be told anew. Without it they take the largest of the
+    type, and believe a saturated camera of 12 bits.
+    """
+    if full_scale is None:
+        return
+    judging: tuple[Any, ...] = (analysis, *(getattr(analysis, name, None) for name in ("estimator", "model")))
+    for one in judging:
+        if hasattr(one, "full_scale") and (anew or one.full_scale is None):
+            one.full_scale = full_scale
+
+
+def _configure(run_engine: RunEngine, instrument: Instrument, config: "Configuration", source: str) -> None:
+    """Set what a configuration says of the devices themselves."""
+    from bluesky_autofocus.configuration import ConfigurationError
+
+    if config.axis.limits_um is not None:
+        run_engine.preprocessors.append(
+            partial(axis_limits_wrapper, axis=instrument.axis, limits_um=config.axis.limits_um)
+        )
+    wanted_s = config.camera.exposure_s
+    if wanted_s is None:
+        return
+    key = f"{source}: camera.exposure_s is {wanted_s:g}"
+    camera = instrument.detectors[0]
+    exposure = exposure_time_of(camera)
+    if exposure is None:
+        raise ConfigurationError(f"{key}, and {camera.name} has no exposure time to set: leave it out")
+    if not is_settable(exposure):
+        raise ConfigurationError(
+            f"{key}, and {exposure.name} can only be read, since it follows from other settings: leave it out"
+        )
+    try:
+        run_engine(bps.mv(exposure, wanted_s))
+    except FailedStatus as error:
+        if isinstance(error.__cause__, ValueError):  # as limits are told
+            raise ConfigurationError(f"{key}: {error.__cause__}") from error
+        raise
+
+
+def _with_supplemental(plan: Any, supplemental: SupplementalData) -> Any:
+    """Add what is read, monitored or flown beside a plan.
+
+    Where there is nothing to add the plan stays as it is: `bluesky.preprocessors.plan_mutator` keeps every
+    message until the plan has ended, and of a night these are hundreds of megabytes.
+    """
+    if supplemental.baseline or supplemental.monitors or supplemental.flyers:
+        return (yield from supplemental(plan))
+    return (yield from plan)
 
 
 def _described(instrument: str, clock: Clock, options: dict[str, Any]) -> dict[str, Any]:
@@ -435,16 +573,7 @@ def _parts_of(device: Any) -> Iterator[Any]:
         yield from (walked.item for walked in device.walk_signals(include_lazy=True))
 
 
-@contextlib.contextmanager
-def _closing_on_failure(catalog: Catalog) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        catalog.close()
-        raise
-
-
-def start_interactive(instrument: str, **options: Any) -> tuple[dict[str, Any], str]:
+def start_interactive(instrument: str | None = None, **options: Any) -> tuple[dict[str, Any], str]:
     """Return the namespace and the banner of an interactive session.
 
     Adds what only a person needs: best-effort tables and plots, progress bars, live plots of focusing.

@@ -1,7 +1,8 @@
 """The startup module of a queueserver: ``start-re-manager --startup-module=bluesky_autofocus.startup``.
 
 Which instrument it connects says the environment variable ``BLUESKY_AUTOFOCUS_INSTRUMENT``, by default
-``sem``; ``BLUESKY_AUTOFOCUS_OPTIONS`` may hold its options as JSON. Importing it opens a session.
+``sem``; ``BLUESKY_AUTOFOCUS_OPTIONS`` may hold its options as JSON. In place of the name
+``BLUESKY_AUTOFOCUS_CONFIG`` may be the file that describes it. Importing it opens a session.
 """
 
 import json
@@ -13,7 +14,8 @@ from bluesky_autofocus.session import open_session
 globals().update(
     queue_namespace(
         open_session(
-            os.environ.get("BLUESKY_AUTOFOCUS_INSTRUMENT", "sem"),
+            os.environ.get("BLUESKY_AUTOFOCUS_INSTRUMENT"),
+            config=os.environ.get("BLUESKY_AUTOFOCUS_CONFIG"),
             show=None,
             **json.loads(os.environ.get("BLUESKY_AUTOFOCUS_OPTIONS", "{}")),
         )

@@ -10,10 +10,10 @@ from typing import Any
 from uuid import uuid4
 
 from bluesky import RunEngine
-from bluesky.utils import RunEngineInterrupted
 
 from bluesky_autofocus.callbacks import CollectionProgress
 from bluesky_autofocus.catalog import Catalog
+from bluesky_autofocus.cli._interrupting import INTERRUPTED, completed
 from bluesky_autofocus.clock import VirtualClock
 from bluesky_autofocus.dataset import completed_fields, find_collections
 from bluesky_autofocus.frames import install_frame_routing
@@ -22,8 +22,6 @@ from bluesky_autofocus.leds import Single
 from bluesky_autofocus.plans import collect_focal_stacks
 
 __all__ = ["collect", "planned", "resumed"]
-
-INTERRUPTED = 130
 
 IN_FOCUS = {"microscope": {"z_um": 0.0}, "smear": {"defocus_um": 0.0}}
 """Options of the instruments that can collect, for their axis to stand near focus at first."""
@@ -132,10 +130,7 @@ def collect(catalog: Catalog, plan: Collecting, *, as_json: bool) -> int:
             completed=(lambda number: say("", field=number)) if as_json else None,
         )
         run_engine.subscribe(progress)
-        try:
-            run_engine(_collecting(instrument, plan))
-        except RunEngineInterrupted:
-            run_engine.abort("interrupted at the keyboard")
+        if not completed(run_engine, _collecting(instrument, plan)):
             say(f"interrupted; to go on: {resume}", complete=False)
             return INTERRUPTED
     say(f"collection {plan.collection} is complete: {plan.fields} fields", complete=True)

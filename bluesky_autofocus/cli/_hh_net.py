@@ -93,7 +93,7 @@ def check_hh_net(options: Namespace) -> None:
         raise ValueError("--published trains on simulated smears: give no --run")
     useless = [] if options.published else ["width", "epochs"]
     useless += ["steps"] if options.published else []
-    useless += [] if options.run else ["start", "class_width_um", *_OPTICS]
+    useless += [] if options.run else ["start", "cluster", "class_width_um", *_OPTICS]
     useless += ["class_width_um", *_OPTICS] if options.start is not None else []
     for name in useless:
         if getattr(options, name) is not None:
@@ -111,6 +111,7 @@ _WHEN = {
     "epochs": "without --published",
     "steps": "with --published: give --epochs",
     "start": "without --run",
+    "cluster": "without --run",
     **dict.fromkeys(("class_width_um", *_OPTICS), "without --run, or with --start, whose card says it"),
 }
 
@@ -165,7 +166,9 @@ def _trained_on(catalog: Catalog, options: Namespace, chosen: Any) -> Model:
         catalog.client, options.run, table, axis_sign=options.axis_sign, person_only=options.person_only
     )
     with shown_progress(not options.json, unit="frame") as show:
-        known, left_out = smear_vectors(frames, vectors, most_patches=chosen.most_patches, progress=show)
+        known, left_out = smear_vectors(
+            frames, vectors, most_patches=chosen.most_patches, scheduler=options.cluster, progress=show
+        )
     said = f"{len(known)} frames of {len(np.unique(known.field))} fields of the runs {', '.join(options.run)}"
     if not options.json:
         print(said + "".join(f"; left out: {count} {why}" for why, count in left_out.items()), flush=True)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bluesky_autofocus import __version__
+from bluesky_autofocus.cli._answering import add_analyse_remote
+from bluesky_autofocus.cli._checking import add_check, add_focus
+from bluesky_autofocus.cli._interrupting import INTERRUPTED
 from bluesky_autofocus.cli._model_options import add_predict, add_refocus, add_train
 
 __all__ = ["main"]
@@ -25,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bluesky-autofocus: {error}", file=sys.stderr)  # noqa: T201 - the command line
         return 2
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(demo)
 
     shell = verbs.add_parser("shell", help="open an IPython session with an instrument connected")
-    instruments = shell.add_subparsers(dest="instrument", required=True, metavar="INSTRUMENT")
+    shell.add_argument("--config", type=Path, metavar="FILE", help="that describes it, in place of its name")
+    instruments = shell.add_subparsers(dest="instrument", metavar="INSTRUMENT")
     sem = instruments.add_parser("sem", help="a simulated SEM")
     sem.add_argument("--scene", default="grains", help="what the specimen looks like")
     sem.add_argument("--image", type=Path, help="a micrograph of your own as the specimen")
@@ -85,9 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     _add_stack_options(replay)
     _add_catalog(replay)
 
+    add_check(verbs, _add_catalog, _add_json)
+    add_focus(verbs, _add_catalog, _add_json)
+
     attempt = verbs.add_parser("try", help="run a focusing method on a recorded focus stack")
     attempt.add_argument("stack", type=Path, help="a TIFF, or a folder of images")
-    attempt.add_argument("--method", default="search", help="which method (search, brent, sweep, map)")
+    attempt.add_argument("--config", type=Path, metavar="FILE", help="whose [focus] says what is not given")
+    attempt.add_argument("--method", help="which method (search, brent, sweep, map; default: search)")
     attempt.add_argument(
         "--start-um",
         type=float,
@@ -108,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     analyse.add_argument("--metric", help="sharpness metric")
     _add_catalog(analyse)
     _add_json(analyse)
+
+    add_analyse_remote(verbs)
 
     collect = verbs.add_parser("collect", help="record focal stacks of many fields of a simulated slide")
     collect.add_argument("--fields", type=int, default=40, help="how many fields")
@@ -206,6 +216,12 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = verbs.add_parser("serve", help="serve the catalogue, and a page that shows the run that goes on")
     serve.add_argument("--port", type=int, default=0, help="of the catalogue, by default a free one")
+    serve.add_argument(
+        "--listen", default="127.0.0.1", help="which network the catalogue listens to (default: this machine)"
+    )
+    serve.add_argument(
+        "--keys", type=Path, metavar="FILE", help="keys to write and to read with; made if it is not there"
+    )
     serve.add_argument("--monitor-port", type=int, default=0, help="of the page, by default a free one")
     serve.add_argument(
         "--address", default="127.0.0.1", help="which network the page listens to (default: this machine)"

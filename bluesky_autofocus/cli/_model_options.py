@@ -18,6 +18,8 @@ _OPTICS = {
     "--refractive-index": "of the immersion",
 }
 
+_CLUSTER = "of a Dask scheduler, tcp://HOST:PORT, whose workers compute the features (default: here)"
+
 
 def add_predict(verbs: Any, add_json: AddOptions) -> None:
     """Add the verb to the parser."""
@@ -116,6 +118,7 @@ def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None
     single.add_argument("--seed", type=int, default=0, help="of everything that is random")
     single.add_argument("--epochs", type=int, help="passes over the frames")
     single.add_argument("--features-folder", type=Path, help="keep the features there, not in memory")
+    single.add_argument("--cluster", metavar="ADDRESS", help=_CLUSTER)
     add_catalog(single)
     add_json(single)
     key = networks.add_parser("key-frame", help="which of a few planes is in focus")
@@ -154,6 +157,7 @@ def add_train(verbs: Any, add_catalog: AddOptions, add_json: AddOptions) -> None
         "--axis-sign", type=int, choices=(1, -1), default=1, help="-1: up brings the plane down"
     )
     smear.add_argument("--steps", type=int, help="of training")
+    smear.add_argument("--cluster", metavar="ADDRESS", help=_CLUSTER)
     smear.add_argument(
         "--published", action="store_true", help="the network of Ge et al., on simulated smears"
     )

@@ -6,16 +6,14 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bluesky.utils import RunEngineInterrupted
-
 from bluesky_autofocus.catalog import open_catalog
+from bluesky_autofocus.cli._interrupting import INTERRUPTED, completed
 from bluesky_autofocus.clock import Clock, VirtualClock, WallClock
+from bluesky_autofocus.configuration import Configuration
 from bluesky_autofocus.resuming import NotResumableError, resumption_of
 from bluesky_autofocus.session import open_session
 
 __all__ = ["resume"]
-
-INTERRUPTED = 130
 
 
 def resume(options: Namespace, find_run: Callable[[Any, str], Any]) -> int:
@@ -45,22 +43,24 @@ def resume(options: Namespace, find_run: Callable[[Any, str], Any]) -> int:
             f"RE(resume({uid[:8]!r}))"
         )
     with open_session(
-        left.instrument["name"],
+        config=_configuration_of(left.instrument),
         catalog=options.catalog,
         clock=_clock_of(left.instrument),
         show=None,
-        **left.instrument["options"],
     ) as session:
         uids: list[str] = []
         session.RE.subscribe(lambda _, doc: uids.append(doc["uid"]), "start")
-        try:
-            session.RE(session.resume(uid, marked=options.marked))
-        except RunEngineInterrupted:
-            session.RE.abort("interrupted at the keyboard")
+        if not completed(session.RE, session.resume(uid, marked=options.marked)):
             say(f"interrupted; to go on: bluesky-autofocus resume {uid[:8]}", complete=False)
             return INTERRUPTED
     say(f"complete: run {uids[-1][:8]} goes on with {uid[:8]}", complete=True, run=uids[-1], continues=uid)
     return 0
+
+
+def _configuration_of(instrument: Mapping[str, Any]) -> Configuration:
+    """Return what the instrument of the run was made by."""
+    made = {"name": instrument["name"], "options": dict(instrument["options"])}
+    return Configuration.of({**instrument.get("configuration", {}), "instrument": made})
 
 
 def _clock_of(instrument: Mapping[str, Any]) -> Clock:

@@ -15,8 +15,11 @@ __all__ = ["serve"]
 def serve(options: Namespace, catalog: Catalog, find_run: Callable[[Any, str], Any]) -> int:
     """Serve until interrupted; return the exit status."""
     if not catalog.web_page:
-        raise ValueError(f"{options.catalog} is served already: serve takes a folder")
+        raise ValueError(f"{options.catalog} is served already: serve takes a folder or a database")
     print(f"the catalogue {catalog.folder} is served at\n\n    {catalog.web_page}\n", flush=True)
+    if options.keys is not None and catalog.serving:
+        for may, address in catalog.addresses.items():
+            print(f"--catalog to {may}:\n\n    {address}\n", flush=True)
     if not catalog.serving:
         print("by another process that has it open; it ends when that does", flush=True)
     monitor = _monitor(options, catalog, find_run)

@@ -47,6 +47,7 @@ def train(options: Namespace, catalog: Catalog) -> int:
             collections=options.collection,
             patterns=[options.pattern],
             axis_sign=options.axis_sign,
+            scheduler=options.cluster or "threads",
             out=options.features_folder,
             progress=show,
             show=None,
@@ -70,6 +71,9 @@ def check(options: Namespace) -> None:
         raise ValueError(f"{options.output} is there already: choose another --output")
     if not options.output.absolute().parent.is_dir():
         raise ValueError(f"there is no folder {options.output.absolute().parent} to write the model to")
+    cluster = getattr(options, "cluster", None)
+    if cluster is not None and "://" not in cluster:
+        raise ValueError(f"--cluster is the address of a Dask scheduler, tcp://HOST:PORT, got {cluster!r}")
     if options.network == "key-frame":
         from bluesky_autofocus.cli._key_frame import check_key_frame
 

@@ -14,10 +14,11 @@ import numpy as np
 from ophyd.utils import LimitError
 
 from bluesky_autofocus.catalog import CatalogError, open_catalog
+from bluesky_autofocus.instruments import MissingExtraError
 from bluesky_autofocus.records import Verdict
 from bluesky_autofocus.stacks import FocusStack, StackError, read_stack
 
-USER_ERRORS = (CatalogError, StackError, LimitError, ValueError, OSError)
+USER_ERRORS = (CatalogError, StackError, LimitError, MissingExtraError, ValueError, OSError)
 """What a user can mend; anything else is our fault and shows its traceback."""
 
 
@@ -131,6 +132,8 @@ def shell_(options: Namespace) -> int:
 
     from bluesky_autofocus.session import start_interactive
 
+    if options.instrument is None and options.config is None:
+        raise ValueError("give the name of an instrument, or --config FILE")
     chosen = {
         key: value
         for key, value in vars(options).items()
@@ -147,9 +150,26 @@ def shell_(options: Namespace) -> int:
     return 0
 
 
+def check_(options: Namespace) -> int:
+    """Try an instrument, device by device."""
+    from bluesky_autofocus.cli._checking import check
+
+    _quiet()
+    return check(options)
+
+
+def focus_(options: Namespace) -> int:
+    """Focus an instrument once."""
+    from bluesky_autofocus.cli._checking import focus
+
+    _quiet()
+    return focus(options)
+
+
 def try_(options: Namespace) -> int:
     """Run a method on a recorded stack, one verdict a line."""
     _quiet()
+    _configure_try(options)
     stack = read_stack(options.stack, step_um=options.step_um, channel=options.channel)
     starts = options.start_um or np.linspace(stack.positions_um[0], stack.positions_um[-1], 5).tolist()
     for start in starts:
@@ -172,6 +192,21 @@ def try_(options: Namespace) -> int:
             if catalog is not None:
                 catalog.close()
     return 0
+
+
+def _configure_try(options: Namespace) -> None:
+    """Take from a configuration what was not given; a method that needs more than a stack it leaves."""
+    if options.config is not None:
+        from bluesky_autofocus.configuration import read_configuration
+
+        said = read_configuration(options.config).focus
+        if options.method is None and said.method in ("search", "brent", "sweep", "map"):
+            options.method = said.method
+        for name in ("metric", "range_um", "budget"):
+            if getattr(options, name) is None:
+                setattr(options, name, getattr(said, name))
+        options.dof_um = options.dof_um or said.depth_of_field_um
+    options.method = options.method or "search"
 
 
 def _focus_stack(
@@ -278,6 +313,14 @@ def analyse_(options: Namespace) -> int:
     finally:
         catalog.close()
     return 0
+
+
+def analyse_remote_(options: Namespace) -> int:
+    """Analyse the frames of an instrument in another process."""
+    from bluesky_autofocus.cli._answering import serve_analysis
+
+    _quiet()
+    return serve_analysis(options)
 
 
 def collect_(options: Namespace) -> int:
@@ -403,7 +446,7 @@ def serve_(options: Namespace) -> int:
     from bluesky_autofocus.cli._serving import serve
 
     _quiet()
-    catalog = open_catalog(options.catalog, port=options.port)
+    catalog = open_catalog(options.catalog, port=options.port, address=options.listen, keys=options.keys)
     try:
         return serve(options, catalog, _find_run)
     finally:

@@ -1,6 +1,7 @@
 """What the worker of a queueserver finds: a session, its devices, and plans."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from bluesky_autofocus import plans
@@ -11,14 +12,16 @@ __all__ = ["queue_namespace"]
 
 OF_BLUESKY = ("count", "grid_scan", "rel_scan", "scan")
 STUBS_OF_BLUESKY = ("mv", "mvr", "sleep")
+OF_SESSION = ("check_instrument",)
+"""What takes an analysis that the session makes for each run: its own `check` takes the place."""
 
 
 def queue_namespace(session: Session) -> dict[str, Any]:
     """Return what a startup script of the queueserver puts into its globals.
 
     The RunEngine and the catalogue of the session, its devices, all plans of this package that open a run,
-    the session's own ``focus`` and ``resume``, and a few plans of bluesky's. Stubs are left out: they focus
-    within a run that is open, and in a queue none is.
+    the session's own ``focus``, ``check`` and ``resume``, and a few plans of bluesky's. Stubs are left out:
+    they focus within a run that is open, and in a queue none is.
 
     Parameters
     ----------
@@ -45,7 +48,7 @@ def queue_namespace(session: Session) -> dict[str, Any]:
 
 def _plans_that_open_a_run() -> dict[str, Any]:
     """Return the plans of this package that open a run: they take its metadata."""
-    named = {name: getattr(plans, name) for name in plans.__all__}
+    named = {name: getattr(plans, name) for name in plans.__all__ if name not in OF_SESSION}
     functions = {name: one for name, one in named.items() if inspect.isfunction(one)}
     return {name: one for name, one in functions.items() if "md" in inspect.signature(one).parameters}
 
@@ -68,6 +71,25 @@ def _plans_of(session: Session) -> list[Any]:
         chosen = options if method is None else {"method": method, **options}
         return (yield from session.focus(md=md, **chosen))
 
+    def check(
+        bounds_um: Sequence[float], planes: int = 21, watch_s: float = 1.0, md: dict[str, Any] | None = None
+    ) -> Any:
+        """Try the instrument of this session, device by device, within a range.
+
+        Parameters
+        ----------
+        bounds_um : sequence of float
+            Lowest and highest position; the axis is not sent beyond.
+        planes : int
+            Frames along the range, each way.
+        watch_s : float
+            How long the axis is watched after a move.
+        md : dict, optional
+            Metadata of the run.
+        """
+        report = yield from session.check(bounds_um, planes=planes, watch_s=watch_s, md=md)
+        return report.recorded()
+
     def resume(uid: str, marked: bool = False) -> Any:
         """Go on with a tile scan or a time-lapse that ended early, in a run of its own.
 
@@ -80,4 +102,4 @@ def _plans_of(session: Session) -> list[Any]:
         """
         return (yield from session.resume(uid, marked=marked))
 
-    return [focus, resume]
+    return [focus, check, resume]
