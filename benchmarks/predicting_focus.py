@@ -65,6 +65,7 @@ def measure(quick: bool) -> tuple[Figures, list[dict[str, Any]], Any]:
     for row in rows:
         name = row["drift"].replace(" ", "_")
         figures[f"saved_{name}"] = figure(row["saved or blurred"], "", ">= 0.5", "higher")
+    figures["saved_without_a_look"] = figure(rows[-1]["saved"], "", ">= 0.5", "higher")
     # until it is noticed, a knock is nowhere in the prediction
     everything = [row["coverage_2sigma"] for row in rows if row["drift"] not in ("knocked", ALL)]
     figures["coverage_2sigma"] = figure(float(np.mean(everything)), "", "0.93 .. 0.97", "higher")

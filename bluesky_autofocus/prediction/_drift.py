@@ -1,41 +1,18 @@
 """Where focus is between corrections, by how it has drifted so far, and for how long to believe that."""
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
 
+from bluesky_autofocus.prediction._doubts import GATE, Doubts
 from bluesky_autofocus.prediction._filter_bank import COEFFICIENT, RATE, FilterBank
 from bluesky_autofocus.prediction._predicted import Predicted
 
 __all__ = ["DriftFilter"]
 
-_GATE = 4.0
-"""Standard deviations from what was expected beyond which an observation is not believed at once. In
-simulated nights without a jump that was one observation in a thousand or fewer."""
-_JURY = 3
-"""So many in a row that are not believed, and the prediction is wrong, even if they do not agree."""
 _LONGEST_S = 1e7
 """Four months: farther ahead nobody looks."""
 _MIN = 60.0
-
-
-@dataclasses.dataclass(frozen=True)
-class _Doubt:
-    """An observation that was not believed.
-
-    Parameters
-    ----------
-    time_s : float
-    off_um : float
-        How far it was from what was expected.
-    sigma_um : float
-        How far it might have been, one standard deviation.
-    """
-
-    time_s: float
-    off_um: float
-    sigma_um: float
 
 
 class DriftFilter:
@@ -48,7 +25,7 @@ class DriftFilter:
     An observation that is off by more than four standard deviations is not believed at once: focus may have
     been found on dust, or the stage was knocked. Until the next observation the prediction is as uncertain
     as that one was off. If the next one agrees with the prediction, the first was an outlier; if they agree
-    with each other, focus has jumped, and the filter goes on from there.
+    with each other, `witnesses` in a row, focus has jumped, and the filter goes on from there.
 
     Times are in seconds on any clock that does not run backwards.
 
@@ -71,6 +48,9 @@ class DriftFilter:
         By how much focus rises with the temperature.
     temperature_coefficient_sigma_um_per_c : float
         Standard deviation of it. By default 2: aluminium expands by 2.3 um / K for each 100 mm.
+    witnesses : int
+        How many observations in a row must say that focus has jumped, at least 2. More of them where errors
+        are alike: what lies on a cover glass is found at the same height in one field and the next.
 
     Raises
     ------
@@ -88,8 +68,11 @@ class DriftFilter:
         sigma_um_floor: float = 0.05,
         temperature_coefficient_um_per_c: float = 0.0,
         temperature_coefficient_sigma_um_per_c: float = 2.0,
+        witnesses: int = 2,
     ) -> None:
-        self._options = {
+        if not (isinstance(witnesses, int) and witnesses >= 2):
+            raise ValueError(f"witnesses must be a whole number, at least 2, got {witnesses!r}")
+        self._options: dict[str, Any] = {
             "wander_um_per_sqrt_s": float(wander_um_per_sqrt_s),
             "rate_wander": float(rate_wander),
             "spread": float(spread),
@@ -97,6 +80,7 @@ class DriftFilter:
             "sigma_um_floor": float(sigma_um_floor),
             "temperature_coefficient_um_per_c": float(temperature_coefficient_um_per_c),
             "temperature_coefficient_sigma_um_per_c": float(temperature_coefficient_sigma_um_per_c),
+            "witnesses": witnesses,
         }
         for name in ("wander_um_per_sqrt_s", "rate_wander", "rate_um_per_min", "sigma_um_floor"):
             if not (math.isfinite(self._options[name]) and self._options[name] > 0):
@@ -124,7 +108,7 @@ class DriftFilter:
         self._taken_s = math.nan
         self._reference_c: float | None = None
         self._last_c: float | None = None
-        self._doubts: list[_Doubt] = []
+        self._doubts = Doubts(witnesses)
         self._outliers_s: list[float] = []
         self._jumps_s: list[float] = []
 
@@ -133,13 +117,12 @@ class DriftFilter:
     @property
     def doubt(self) -> str:
         """Why the newest observation is not believed; empty if it is."""
-        if not self._doubts:
-            return ""
-        newest = self._doubts[-1]
-        return (
-            f"focus was found {newest.off_um:+.3g} um from where it was expected, "
-            f"{abs(newest.off_um) / newest.sigma_um:.1f} standard deviations: an outlier, or a jump"
-        )
+        return self._doubts.reason
+
+    @property
+    def nearly_believed(self) -> bool:
+        """Whether one more observation that agrees with those that are not believed makes a jump of them."""
+        return self._doubts.nearly_believed
 
     @property
     def outliers_s(self) -> tuple[float, ...]:
@@ -200,7 +183,11 @@ class DriftFilter:
         ValueError
             If a number is not finite, the uncertainty not positive, or time runs backwards.
         """
-        self._check_time(time_s)
+        _check_finite(time_s)
+        if self._observations and time_s < self.newest_s:
+            raise ValueError(
+                f"time cannot run backwards: focus was observed at {self.newest_s:g} s, this is {time_s:g} s"
+            )
         if not math.isfinite(position_um):
             raise ValueError(f"position_um must be finite, got {position_um!r}")
         if not (math.isfinite(sigma_um) and sigma_um > 0):
@@ -217,51 +204,39 @@ class DriftFilter:
             self._taken_s = time_s
             return
         warmth = self._warmth(temperature_c)
-        expected_um, deviation_um = self._bank.predict(time_s - self._taken_s, warmth)
-        off_um = position_um - float(expected_um)
-        may_be_off_um = math.hypot(float(deviation_um), sigma_um)
-        if abs(off_um) <= _GATE * may_be_off_um:
-            self._outliers_s += [doubt.time_s for doubt in self._doubts]
-            self._take(time_s, position_um, sigma_um, warmth)
-            return
-        self._doubts.append(_Doubt(time_s, off_um, may_be_off_um))
-        if len(self._doubts) > 1:
-            self._reconsider(time_s, position_um, sigma_um, warmth)
-
-    def _reconsider(self, time_s: float, position_um: float, sigma_um: float, warmth: float) -> None:
-        """See whether what was not believed several times in a row is true."""
-        first, before, newest = self._doubts[0], self._doubts[-2], self._doubts[-1]
-        between_um = newest.off_um - before.off_um
-        rate_sigma_um_s = 0.0
-        if abs(between_um) > _GATE * math.hypot(newest.sigma_um, sigma_um):
-            if len(self._doubts) < _JURY:
+        off_um, may_be_off_um = self._off(time_s, position_um, sigma_um, warmth)
+        wrong = None
+        if abs(off_um) <= GATE * may_be_off_um:
+            self._outliers_s += self._doubts.times_s
+        else:
+            self._doubts.add(time_s, off_um, may_be_off_um, sigma_um)
+            wrong = self._doubts.resolved(self._options["rate_um_per_min"] / _MIN)
+            if wrong is None:
                 return
-            # they do not agree with each other either: it goes somewhere, and fast
-            lasted_s = newest.time_s - first.time_s
-            change_um_s = (newest.off_um - first.off_um) / lasted_s if lasted_s else 0.0
-            rate_sigma_um_s = math.hypot(self._options["rate_um_per_min"] / _MIN, change_um_s)
-        self._jumps_s.append(first.time_s)
-        self._take(
-            time_s, position_um, sigma_um, warmth, reopened=(abs(newest.off_um), rate_sigma_um_s), learn=False
-        )
-
-    def _take(
-        self,
-        time_s: float,
-        position_um: float,
-        sigma_um: float,
-        warmth: float,
-        *,
-        reopened: tuple[float, float] | None = None,
-        learn: bool = True,
-    ) -> None:
+            self._jumps_s.append(self._doubts.times_s[0])
         self._bank.go(time_s - self._taken_s)
         self._taken_s = time_s
-        if reopened is not None:
-            self._bank.reopen(*reopened)
+        if wrong is not None:
+            self._bank.reopen(*wrong)
         # a jump says nothing of how focus strays
-        self._bank.take(position_um, sigma_um, warmth, learn=learn)
-        self._doubts = []
+        self._bank.take(position_um, sigma_um, warmth, learn=wrong is None)
+        self._doubts = Doubts(self._options["witnesses"])
+
+    def surprised_by(
+        self, time_s: float, position_um: float, sigma_um: float, *, temperature_c: float | None = None
+    ) -> bool:
+        """Return whether an observation, as for `observe`, would not be believed at once; it is not taken."""
+        if math.isnan(self._taken_s):
+            return False
+        sigma_um = max(float(sigma_um), self._options["sigma_um_floor"])
+        warmth = self._warmth(_temperature(temperature_c))
+        off_um, may_be_off_um = self._off(time_s, position_um, sigma_um, warmth)
+        return abs(off_um) > GATE * may_be_off_um
+
+    def _off(self, time_s: float, position_um: float, sigma_um: float, warmth: float) -> tuple[float, float]:
+        """Return how far an observation is from what is expected, and how far it might be: one sigma."""
+        expected_um, deviation_um = self._bank.predict(time_s - self._taken_s, warmth)
+        return position_um - float(expected_um), math.hypot(float(deviation_um), sigma_um)
 
     # Predictions out
 
@@ -271,7 +246,8 @@ class DriftFilter:
         Parameters
         ----------
         time_s : float
-            Not before the newest observation.
+            An instant before the newest observation is as uncertain as one after it: focus may have strayed
+            until then as from then on.
         temperature_c : float, optional
             At that time. Where it is missing, or NaN, the last observed one is taken to hold.
 
@@ -284,15 +260,15 @@ class DriftFilter:
         Raises
         ------
         ValueError
-            If time runs backwards.
+            If the time is not finite.
         """
-        self._check_time(time_s)
+        _check_finite(time_s)
         if not self._observations:
             return Predicted.refused("focus has not been observed yet")
         position_um, sigma_um = self._bank.predict(
             time_s - self._taken_s, self._warmth(_temperature(temperature_c))
         )
-        return Predicted(float(position_um), math.hypot(float(sigma_um), self._off_um), self.doubt)
+        return Predicted(float(position_um), math.hypot(float(sigma_um), self._doubts.off_um), self.doubt)
 
     def seconds_until(self, sigma_um: float, time_s: float) -> float:
         """Return for how long, from a time on, the prediction is at least as certain as this.
@@ -304,7 +280,6 @@ class DriftFilter:
         sigma_um : float
             Standard uncertainty that is still good enough.
         time_s : float
-            Not before the newest observation.
 
         Returns
         -------
@@ -314,7 +289,7 @@ class DriftFilter:
         Raises
         ------
         ValueError
-            If `sigma_um` is not positive, or time runs backwards.
+            If `sigma_um` is not positive, or the time not finite.
         """
         if not sigma_um > 0:
             raise ValueError(f"sigma_um must be positive, got {sigma_um!r}")
@@ -335,24 +310,11 @@ class DriftFilter:
         root_s: Any = brentq(exceeds_um, 0.0, later_s, xtol=1e-3)  # typed as what it may return besides
         return float(root_s)
 
-    @property
-    def _off_um(self) -> float:
-        """How far off what was not believed is, at most."""
-        return max((abs(doubt.off_um) for doubt in self._doubts), default=0.0)
-
     def _warmth(self, temperature_c: float | None) -> float:
         temperature_c = self._last_c if temperature_c is None else temperature_c
         if temperature_c is None or self._reference_c is None:
             return 0.0
         return temperature_c - self._reference_c
-
-    def _check_time(self, time_s: float) -> None:
-        if not math.isfinite(time_s):
-            raise ValueError(f"time_s must be finite, got {time_s!r}")
-        if self._observations and time_s < self.newest_s:
-            raise ValueError(
-                f"time cannot run backwards: focus was observed at {self.newest_s:g} s, this is {time_s:g} s"
-            )
 
     # To go on with later
 
@@ -367,6 +329,11 @@ class DriftFilter:
         for time_s, position_um, sigma_um, temperature_c in saved["observations"]:
             made.observe(time_s, position_um, sigma_um, temperature_c=temperature_c)
         return made
+
+
+def _check_finite(time_s: float) -> None:
+    if not math.isfinite(time_s):
+        raise ValueError(f"time_s must be finite, got {time_s!r}")
 
 
 def _temperature(temperature_c: float | None) -> float | None:

@@ -86,7 +86,7 @@ class FilterBank:
         Parameters
         ----------
         seconds : array_like
-            After the last observation that was taken.
+            After the last observation that was taken; before it where they are negative.
         warmth : float
             Temperature less that of reference, in K.
         """
@@ -103,7 +103,8 @@ class FilterBank:
         makes = np.stack([np.ones_like(later), later, np.full_like(later, warmth)], axis=1)
         expected = self._state @ makes.T
         variance = np.einsum("mi,nij,mj->nm", makes, self._covariance, makes)
-        strayed = np.outer(self.wander**2, later) + np.outer(self.rate_wander**2, later**3 / 3)
+        apart = np.abs(later)
+        strayed = np.outer(self.wander**2, apart) + np.outer(self.rate_wander**2, apart**3 / 3)
         return expected, variance + strayed
 
     def go(self, seconds: float) -> None:

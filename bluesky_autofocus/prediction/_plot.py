@@ -47,12 +47,13 @@ def plot_surface(surface: "FocusSurface", ax: Any = None) -> Any:
     unknown = outside_um.reshape(x_um.shape) > surface.margin_um
     drawn = ax.pcolormesh(x_um, y_um, np.ma.array(position_um, mask=unknown), shading="nearest")
     ax.figure.colorbar(drawn, ax=ax, label="focus (um)")
-    lines = ax.contour(x_um, y_um, np.ma.array(sigma_um, mask=unknown), colors="white", linewidths=0.8)
+    uncertain = np.ma.array(sigma_um, mask=unknown)
+    lines = ax.contour(x_um, y_um, uncertain, levels=4, colors="white", linewidths=0.8)
     ax.clabel(lines, fmt="+-%.2g um", fontsize="small")
     used = np.array([(point.x_um, point.y_um) for point in surface.used])
     ax.plot(*used.T, "o", color="black", markersize=5, label="focused")
     if surface.rejected:
         ax.plot(*places_um[list(surface.rejected)].T, "x", color="red", markersize=8, label="outlier")
     ax.set(xlabel="x (um)", ylabel="y (um)", aspect="equal", title=f"focus surface, {surface.kind}")
-    ax.legend(loc="upper right", fontsize="small")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, fontsize="small")
     return ax

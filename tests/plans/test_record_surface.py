@@ -3,7 +3,6 @@
 import pytest
 from bluesky import preprocessors as bpp
 
-from bluesky_autofocus.catalog import open_catalog
 from bluesky_autofocus.clock import VirtualClock
 from bluesky_autofocus.dataset import DatasetError, surface_of
 from bluesky_autofocus.plans import record_surface
@@ -31,37 +30,29 @@ def test_in_the_documents(RE, documents):  # noqa: N803
     assert data["focus_surface_deviation_um"] == pytest.approx(made.deviation_um)
 
 
-def test_from_the_catalogue(RE, tmp_path):  # noqa: N803
+def test_in_a_later_session(tmp_path):
     """Of several in a run the newest counts; it predicts what it did."""
-    catalog = open_catalog(tmp_path / "data")
-    try:
-        catalog.subscribe(RE)
+    options = {"catalog": tmp_path / "data", "clock": VirtualClock(), "show": None}
 
-        @bpp.run_decorator()
-        def plan():
-            yield from record_surface(surface(5.0, kind="plane"))
-            yield from record_surface(surface(7.0))
+    @bpp.run_decorator()
+    def plan():
+        yield from record_surface(surface(5.0, kind="plane"))
+        yield from record_surface(surface(7.0))
 
-        (uid,) = RE(plan())
-        (empty,) = RE(bpp.run_wrapper([]))
-        again, made = surface_of(catalog.client[uid]), surface(7.0)
+    with open_session("sem", **options) as session:
+        session.RE(bpp.run_wrapper([]))
+        session.RE(plan())
+        uid = session.db[-1].start["uid"]
+    with open_session("sem", **options) as session:
+        made = surface(7.0)
+        for which in (uid, uid[:8], -1):
+            assert session.surface(which).to_dict() == made.to_dict()
+        again = surface_of(session.db[uid])
         for place in ((300.0, 700.0), (5000.0, 0.0)):
             assert repr(again.predict(*place)) == repr(made.predict(*place))
         assert again.rejected == (9,)
         with pytest.raises(DatasetError, match="has recorded no focus surface"):
-            surface_of(catalog.client[empty])
-    finally:
-        catalog.close()
-
-
-def test_in_a_later_session(tmp_path):
-    options = {"catalog": tmp_path / "data", "clock": VirtualClock(), "show": None}
-    with open_session("sem", **options) as session:
-        session.RE(bpp.run_wrapper(record_surface(surface())))
-        uid = session.db[-1].start["uid"]
-    with open_session("sem", **options) as session:
-        for which in (uid, uid[:8], -1):
-            assert session.surface(which).to_dict() == surface().to_dict()
+            session.surface(-2)
 
 
 def test_something_else(RE):  # noqa: N803

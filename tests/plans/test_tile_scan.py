@@ -57,7 +57,12 @@ def methods(monkeypatch):
 
 
 def counting(documents):
-    """Return the frames of each tile that count: those of its last attempt."""
+    """Return the frames of each tile that count: those of its last attempt, one of a kind."""
+    kinds = [
+        tuple(data[f"tile_{key}"] for key in ("index", "attempt", "channel", "offset_um"))
+        for data in documents.events("primary")
+    ]
+    assert len(set(kinds)) == len(kinds)
     last = {data["tile_index"]: data["tile_attempt"] for data in documents.events("tile")}
     return [
         data for data in documents.events("primary") if data["tile_attempt"] == last.get(data["tile_index"])
@@ -181,11 +186,14 @@ class TestFrugal:
         tiles = documents.events("tile")
         again = [data["tile_index"] for data in tiles if data["tile_attempt"] == 1]
         assert len(again) == 2 and lost[0] in again
+        # three tiles say that it has jumped, and one where focus was known, before it is believed
+        marked = [data["tile_index"] for data in tiles if data["tile_marked"]]
+        assert marked[0] == lost[0] and len(marked) == 3
+        assert [why for _, why in looked(documents)].count("whether focus has jumped") == 1
         assert {data["tile_index"] for data in tiles} == set(range(24))
         counted = counting(documents)
         assert abs(bench.errors_dof(counted)).max() < 1.0
         assert len(counted) == 24
-        assert not any(data["tile_marked"] for data in tiles)
         assert sum(data["tile_blurred"] for data in tiles) == 1  # what was blurred and is there again
 
     def test_a_lamp_that_failed_once(self, RE, make, scan, analysis, documents):  # noqa: N803
@@ -209,6 +217,8 @@ class TestFrugal:
         RE(scan(bench, tiles=[(0, 0), (50, 0)], kind=None, watch=analysis, **knowing(bench)))
         tiles = documents.events("tile")
         assert [(data["tile_marked"], data["tile_reason"]) for data in tiles] == [(True, "black")] * 2
+        # after the first tile it is known that taking them once more does not help
+        assert [data["tile_attempt"] for data in tiles] == [1, 0]
 
 
 class TestNotBelieved:
@@ -227,7 +237,7 @@ class TestNotBelieved:
         assert abs(bench.errors_dof(counting(documents))).max() < 0.5
 
     def test_where_all_is_different_from_what_was_known(self, RE, make, scan, documents):  # noqa: N803
-        """One look may be wrong, two that agree are not: focus has jumped, and both tiles are in focus."""
+        """Three looks agree, and one where focus is known: it has jumped, and all are in focus."""
         bench = make()
         surface = [(x, y, dome(x, y), 0.05) for x in (-9, 100, 209) for y in (-9, 100, 209)]
         bench.drift = lambda time_s: 8.0 if len(documents.events("primary")) >= 3 else 0.0
@@ -237,7 +247,86 @@ class TestNotBelieved:
         assert [data["tile_attempt"] for data in frames] == [0] * 9
         assert abs(bench.errors_dof(frames)).max() < 0.5
         marked = [data["tile_index"] for data in documents.events("tile") if data["tile_marked"]]
-        assert marked == [5]
+        assert marked == [5, 4, 3]
+        assert looked(documents)[-2:] == [(0, "whether focus has jumped"), (7, "2 exposures")]
+
+    def test_what_floats_beside_the_specimen(self, RE, make, scan, analysis, documents):  # noqa: N803
+        """Fields without specimen are blurred, and something else is found there: that is no jump."""
+        washed = {(100, 100), (150, 100), (200, 100)}
+
+        def is_washed(x_um, y_um):
+            return (round(x_um), round(y_um)) in washed
+
+        bench = make(
+            detail=lambda x_um, y_um: 0.02 if is_washed(x_um, y_um) else 1.0,
+            lure=lambda x_um, y_um: 12.0 if is_washed(x_um, y_um) else 0.0,
+        )
+        surface = [(x, y, dome(x, y), 0.05) for x in (-9, 150, 309) for y in (-9, 100, 209)]
+        options = {"surface": surface, "origin_um": (0.0, 0.0), "pitch_um": (50.0, 100.0), "watch": analysis}
+        RE(scan(bench, rows=3, columns=7, **options, **knowing(bench)))
+        off_dof = {data["tile_index"]: bench.errors_dof([data])[0] for data in counting(documents)}
+        marked = {data["tile_index"]: data["tile_marked"] for data in documents.events("tile")}
+        assert set(off_dof) == set(range(21))
+        assert max(abs(off_dof[index]) for index in off_dof if not marked[index]) < 0.5
+        assert {index for index in marked if marked[index]} <= {9, 10, 11}
+
+    @pytest.mark.parametrize("before", [8, 9, 10, 11])
+    def test_a_jump_at_the_end(self, RE, make, scan, analysis, documents, before):  # noqa: N803
+        """What is open when all tiles are done is looked at again: in focus, or marked."""
+        bench = make(exposure_s=1.0)
+        bench.drift = lambda time_s: 9.0 if len(documents.events("primary")) >= before else 0.0
+        surface = [(x, y, dome(x, y), 0.05) for x in (-9, 150, 309) for y in (-9, 100, 209)]
+        options = {"surface": surface, "origin_um": (0.0, 0.0), "kind": "thin_plate", "watch": analysis}
+        RE(scan(bench, rows=3, columns=4, **options, **knowing(bench)))
+        marked = {data["tile_index"]: data["tile_marked"] for data in documents.events("tile")}
+        off_dof = {data["tile_index"]: bench.errors_dof([data])[0] for data in counting(documents)}
+        assert len(off_dof) == 12
+        assert max(abs(off_dof[index]) for index in off_dof if not marked[index]) < 1.0
+
+    @pytest.mark.parametrize("on_failure", ["mark", "surface"])
+    def test_a_jump_that_is_noticed_where_focus_is_not_found(
+        self,
+        RE,  # noqa: N803
+        make,
+        scan,
+        analysis,
+        documents,
+        monkeypatch,
+        on_failure,
+    ):
+        """The tiles before it were blurred too: they are looked at again once there is a focus to go by."""
+        bench = make(exposure_s=1.0)
+        bench.drift = lambda time_s: 9.0 if len(documents.events("primary")) >= 6 else 0.0
+        calls = itertools.count()
+
+        def failing_once(detectors, axis, *, bounds_um, **options):
+            bounds_um = (1e6, 1e6 + 1) if next(calls) == 1 else bounds_um
+            return (yield from knowing_focus(detectors, axis, bounds_um=bounds_um, **options))
+
+        def as_it_is(detectors, axis, *, analysis, travel_um, bounds_um, bench, timeout_s=5.0):
+            options = {"analysis": analysis, "travel_um": travel_um, "bench": bench, "timeout_s": timeout_s}
+            return (yield from failing_once(detectors, axis, bounds_um=bounds_um, **options))
+
+        monkeypatch.setitem(METHODS, "knowing", as_it_is)
+        surface = [(x, y, dome(x, y), 0.05) for x in (-9, 150, 309) for y in (-9, 100, 209)]
+        options = {"surface": surface, "origin_um": (0.0, 0.0), "kind": "thin_plate", "watch": analysis}
+        options |= {"pitch_um": (50.0, 100.0), "on_failure": on_failure}
+        RE(scan(bench, rows=3, columns=6, **options, **knowing(bench)))
+        marked = {data["tile_index"]: data["tile_marked"] for data in documents.events("tile")}
+        off_dof = {data["tile_index"]: bench.errors_dof([data])[0] for data in counting(documents)}
+        assert max(abs(off_dof[index]) for index in off_dof if not marked[index]) < 1.0
+
+    def test_its_own_stack_is_no_other_witness(self, RE, make, scan, analysis, documents):  # noqa: N803
+        """Two fields in which something floats, each seen by search and stack: the rest is where it was."""
+        bench = make(lure=lambda x_um, y_um: 0.0, exposure_s=1.0)
+        floating = {(100, 0), (150, 0)}
+        bench.height = lambda x_um, y_um: dome(x_um, y_um) + 8.0 * ((round(x_um), round(y_um)) in floating)
+        surface = [(x, y, dome(x, y), 0.05) for x in (-9, 150, 309) for y in (-9, 100, 209)]
+        options = {"surface": surface, "origin_um": (0.0, 0.0), "pitch_um": (50.0, 100.0), "watch": analysis}
+        options |= {"refocus_every": 1, "z_offsets_um": (-4.0, -2.0, 0.0, 2.0, 4.0)}
+        RE(scan(bench, rows=2, columns=6, **options, **knowing(bench)))
+        marked = {data["tile_index"] for data in documents.events("tile") if data["tile_marked"]}
+        assert marked <= {2, 3}
 
 
 def empty_at(*places):
@@ -436,7 +525,7 @@ class TestInterrupted:
         bench, make_plan = plan
         RE(make_plan())
         expected = documents.events("primary")
-        for index in range(0, len(messages), 11):
+        for index in range(0, len(messages), 17):
             documents.clear()
             with pytest.raises(RunEngineInterrupted):
                 RE(at_message(make_plan(), index, pausing))
@@ -458,7 +547,7 @@ class TestInterrupted:
     def test_an_abort_puts_back(self, RE, plan, documents, messages):  # noqa: N803
         bench, make_plan = plan
         RE(make_plan())
-        for index in range(3, len(messages) - 7, 23):
+        for index in range(3, len(messages) - 7, 37):
             with pytest.raises(RunEngineInterrupted):
                 RE(at_message(make_plan(), index, pausing))
             RE.abort()
@@ -501,7 +590,10 @@ class TestInterrupted:
         ({"on_failure": ("surface", "mark")}, ValueError, "nothing comes after 'surface'"),
         ({"on_failure": ()}, ValueError, "on_failure must be one of"),
         ({"kind": "bumpy"}, ValueError, "kind must be one of plane, thin_plate"),
-        ({"survey": -1}, ValueError, "survey must be a number of tiles, got -1"),
+        ({"unevenness_um": 0.0}, ValueError, "unevenness_um must be positive"),
+        ({"survey": -1}, ValueError, "survey must be a positive whole number, got -1"),
+        ({"survey": 2.5}, ValueError, "survey must be a positive whole number, got 2.5"),
+        ({"focus": "map"}, ValueError, "focus 'map' hands on to another method"),
         ({"surface": [(1.0, 2.0)]}, ValueError, "surface must be points"),
         ({"sigma_um": 0.0}, ValueError, "sigma_um must be positive"),
         ({"refocus_every": 0}, ValueError, "positive whole number of exposures"),

@@ -148,6 +148,38 @@ class TestSurface:
         forecast.focused(Tile(10, 750.0, 100.0), 61.0, plane(750, 100), 0.05)
         assert forecast.predict(MIDDLE, 62.0).position_um == pytest.approx(plane(250, 250), abs=0.3)
 
+    @pytest.mark.parametrize("jumped", [False, True])
+    def test_where_it_is_known_tells_a_jump_from_a_surface_that_is_wrong(self, jumped):
+        forecast = SurfaceForecast("thin_plate", drift_maker({"witnesses": 4}))
+        for index, (x, y) in enumerate(PLACES):
+            forecast.focused(Tile(index, x, y), index, plane(x, y), 0.05)
+        there = [Tile(20 + number, 400.0 + 40 * number, 600.0) for number in range(3)]
+        for number, tile in enumerate(there):
+            assert forecast.referee() is None
+            forecast.focused(tile, 60.0 + number, plane(tile.x_um, tile.y_um) + 9.0, 0.05)
+            assert forecast.doubt(tile)
+        referee = forecast.referee()
+        assert (referee.x_um, referee.y_um) in PLACES
+        forecast.focused(referee, 70.0, plane(referee.x_um, referee.y_um) + 9.0 * jumped, 0.05)
+        assert not forecast.doubt(referee) and forecast.referee() is None
+        among = forecast.predict(Tile(30, 440.0, 600.0), 71.0)
+        # a step so near to what was known before is rounded off
+        assert among.position_um == pytest.approx(plane(440, 600) + 9.0, abs=1.5)
+        assert abs(among.position_um - plane(440, 600) - 9.0) < 2 * among.sigma_um
+        far = forecast.predict(Tile(31, 950.0, 50.0), 71.0)
+        assert far.position_um == pytest.approx(plane(950, 50) + 9.0 * jumped, abs=1.0)
+
+    def test_a_tile_is_one_witness_however_often_it_is_asked(self):
+        forecast = SurfaceForecast("plane", drift_maker({"witnesses": 2}))
+        for index, (x, y) in enumerate(PLACES):
+            forecast.focused(Tile(index, x, y), index, plane(x, y), 0.05)
+        for number in range(4):
+            forecast.focused(MIDDLE, 60.0 + number, plane(250, 250) + 20.0, 0.05)
+            assert forecast.doubt(MIDDLE)
+        forecast.focused(MIDDLE, 70.0, plane(250, 250), 0.05)
+        assert not forecast.doubt(MIDDLE)
+        assert forecast.predict(MIDDLE, 71.0).position_um == pytest.approx(plane(250, 250), abs=0.2)
+
     def test_points_of_before_tell_the_shape(self):
         forecast = SurfaceForecast(
             "plane", drift_maker(None), [FocusPoint(x, y, plane(x, y), 0.05) for x, y in PLACES]
@@ -173,6 +205,24 @@ class TestSurface:
         assert len(forecast.points) == KEPT_POINTS
         assert sum(point.x_um >= 1e4 for point in forecast.points) == (KEPT_POINTS + 20) // 2
 
+    def test_a_clock_that_was_set_back(self):
+        """Neither what is asked nor what is told about an earlier time costs the scan."""
+        forecast = surveyed(now_s=1000.0)
+        assert forecast.predict(MIDDLE, 0.0).position_um == pytest.approx(plane(250, 250), abs=0.2)
+        forecast.focused(MIDDLE, 0.0, plane(250, 250) + 0.1, 0.05)
+        assert forecast.predict(MIDDLE, 1010.0).position_um == pytest.approx(plane(250, 250), abs=0.2)
+
+    def test_what_was_learnt_serves_until_something_surprises(self):
+        """A surface laid through one more point is nearly that which is fitted anew; a step is noticed."""
+        forecast = surveyed("thin_plate")
+        forecast.focused(Tile(19, 700.0, 300.0), 20.0, plane(700, 300), 0.05)
+        learnt = forecast.known
+        forecast.focused(Tile(20, 300.0, 700.0), 25.0, plane(300, 700), 0.05)
+        assert forecast.known.believed == learnt.believed and len(forecast.known.points) == 11
+        for number, (x, y) in enumerate([(740.0, 730.0), (760.0, 770.0), (750.0, 750.0)]):
+            forecast.focused(Tile(21 + number, x, y), 30.0 + number, plane(x, y) + 3.0, 0.05)
+        assert forecast.known.believed != learnt.believed
+
     def test_points_given_as_numbers(self):
         point = FocusPoint(1.0, 2.0, 3.0, 0.1)
         assert points_of([point, (1, 2, 3, 0.1), [1.0, 2.0, 3.0, 0.1]]) == [point] * 3
@@ -182,6 +232,21 @@ class TestSurface:
 
 
 class TestPositions:
+    @pytest.mark.parametrize("off_um", [0.5, 8.0])
+    def test_a_blurred_frame_confirms_what_is_in_doubt_and_nothing_else(self, off_um):
+        once, twice = (PositionsForecast(drift_maker(None)) for _ in range(2))
+        tile = Tile(0, 0.0, 0.0)
+        for forecast in (once, twice):
+            for now_s in range(0, 1200, 60):
+                forecast.focused(tile, now_s, 3.0, 0.05)
+            forecast.focused(tile, 1210.0, 3.0 + off_um, 0.2)
+        twice.confirmed(tile, 1210.0, 3.0 + off_um, 0.2)
+        assert not twice.doubt(tile)
+        if once.doubt(tile):
+            assert twice.predict(tile, 1211.0).position_um == pytest.approx(3.0 + off_um, abs=0.2)
+        else:
+            assert twice.predict(tile, 1211.0) == once.predict(tile, 1211.0)
+
     def test_each_has_a_drift_of_its_own(self):
         forecast = PositionsForecast(drift_maker(None))
         still, moving = Tile(0, 0.0, 0.0), Tile(1, 1.0, 0.0)
@@ -199,6 +264,13 @@ class TestPositions:
         tile = Tile(0, 0.0, 0.0)
         forecast.focused(tile, 0.0, 3.0, 0.05, 21.0)
         assert forecast.predict(tile, 60.0, 22.0).position_um == pytest.approx(7.0)
+
+    def test_a_clock_that_was_set_back(self):
+        forecast = PositionsForecast(drift_maker(None))
+        tile = Tile(0, 0.0, 0.0)
+        forecast.focused(tile, 1000.0, 3.0, 0.05)
+        forecast.focused(tile, 990.0, 3.1, 0.05)
+        assert forecast.predict(tile, 980.0).position_um == pytest.approx(3.05, abs=0.1)
 
     def test_where_nothing_was_found_yet(self):
         forecast = PositionsForecast(drift_maker(None))

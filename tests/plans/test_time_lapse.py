@@ -242,7 +242,7 @@ class TestInterrupted:
     def test_whatever_fails_all_is_put_back(self, RE, plan, messages):  # noqa: N803
         bench, make_plan = plan
         RE(make_plan())
-        for index in range(0, len(messages) - 7, 3):
+        for index in range(0, len(messages) - 7, 7):
             with pytest.raises(RuntimeError, match="thrown in place"):
                 RE(at_message(make_plan(), index, throwing))
             assert bench.now == START, index
@@ -251,7 +251,7 @@ class TestInterrupted:
     def test_a_pause_takes_no_position_twice(self, RE, plan, documents, messages):  # noqa: N803
         bench, make_plan = plan
         RE(make_plan(count=2))
-        for index in range(0, len(messages), 13):
+        for index in range(0, len(messages), 29):
             documents.clear()
             with pytest.raises(RunEngineInterrupted):
                 RE(at_message(make_plan(count=2), index, pausing))

@@ -272,6 +272,24 @@ class TestDoubt:
         # how it strayed before is remembered
         assert made.parameters["learnt"]["wander_um_per_sqrt_s"] == pytest.approx(learnt)
 
+    def test_as_many_witnesses_as_are_wanted(self):
+        made, last_s = observed(witnesses=3)
+        for later in (10, 20):
+            made.observe(last_s + later, 25.0, 0.1)
+            assert made.doubt and made.predict(last_s + later).sigma_um > 15
+        heard, refuted = (DriftFilter.from_dict(made.to_dict()) for _ in range(2))
+        heard.observe(last_s + 30, 25.0, 0.1)
+        assert heard.jumps_s == (last_s + 10,)
+        assert heard.predict(last_s + 30).position_um == pytest.approx(25.0, abs=0.1)
+        refuted.observe(last_s + 30, 5.0, 0.1)
+        assert refuted.outliers_s == (last_s + 10, last_s + 20)
+        assert refuted.predict(last_s + 30).position_um == pytest.approx(5.0, abs=0.1)
+
+    @pytest.mark.parametrize("witnesses", [1, 2.5, "3"])
+    def test_too_few_witnesses(self, witnesses):
+        with pytest.raises(ValueError, match="witnesses must be a whole number, at least 2"):
+            DriftFilter(witnesses=witnesses)
+
     @pytest.mark.parametrize("seed", range(6))
     def test_never_goes_on_confidently_after_a_knock(self, seed):
         z, _, made = night("knocked", seed)
@@ -364,9 +382,18 @@ def test_a_drift_that_does_not_exist():
         focus_drift("sideways", np.arange(3.0), np.random.default_rng(0))
 
 
+@pytest.mark.parametrize("seconds", [1e-9, 1.0, 600.0])
+def test_an_instant_before_the_newest_observation_is_no_error(seconds):
+    """On a wall clock whoever asks may have looked at it earlier than whoever has told."""
+    made, last_s = observed(rate_um_s=1e-3)
+    before, newest, after = (made.predict(last_s + one) for one in (-seconds, 0.0, seconds))
+    assert before.position_um == pytest.approx(2 * newest.position_um - after.position_um, abs=1e-9)
+    assert 0 < before.sigma_um <= after.sigma_um + 1e-9
+
+
 def test_bad_questions():
     made, last_s = observed()
-    with pytest.raises(ValueError, match="run backwards"):
-        made.predict(last_s - 1)
+    with pytest.raises(ValueError, match="time_s must be finite"):
+        made.predict(math.nan)
     with pytest.raises(ValueError, match=r"sigma_um must be positive, got 0\.0"):
         made.seconds_until(0.0, last_s)

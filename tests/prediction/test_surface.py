@@ -183,7 +183,7 @@ class TestSurface:
             assert predicted.position_um == pytest.approx(tilted(x, y), abs=0.2)
             assert 0.02 < predicted.sigma_um < 0.3
         assert surface.rejected == ()
-        assert surface.deviation_um < 0.2
+        assert surface.deviation_um < 0.25
 
     def test_it_does_not_matter_where_and_how_large_all_is(self, kind):
         small = points_on(tilted)
@@ -368,6 +368,27 @@ class TestBadInput:
             FocusSurface.fit(points_on(tilted))
         for kind in ("plane", "thin_plate"):
             assert FocusSurface.fit(points_on(tilted), kind=kind).predict(1000.0, 1000.0).known
+
+
+@pytest.mark.parametrize("kind", ["thin_plate", "gaussian_process"])
+def test_a_specimen_that_is_bent_is_not_rough_for_that(kind):
+    """Between tiles where focus was found it is known well, however much the specimen falls off."""
+    places = [(1e3 * column, 1e3 * row) for row in range(7) for column in range(7)]
+    points = [FocusPoint(x, y, -1e-6 * (x**2 + y**2), 0.1) for x, y in places]
+    predicted = FocusSurface.fit(points, kind=kind).predict(2500.0, 3500.0)
+    assert predicted.position_um == pytest.approx(-18.5, abs=0.3)
+    assert predicted.sigma_um < 0.6
+
+
+def test_through_one_more_point():
+    """By what was learnt it is nearly the surface that is fitted anew, and outliers stay out."""
+    points = dusty(points_on(tilted, 20), 3)
+    surface = FocusSurface.fit(points[:-1])
+    through, fitted = surface.through(points, surface.rejected), FocusSurface.fit(points)
+    assert through.rejected == fitted.rejected == (3,)
+    assert through.believed == surface.believed
+    at_um = through.predict(900.0, 700.0).position_um
+    assert at_um == pytest.approx(fitted.predict(900.0, 700.0).position_um, abs=0.05)
 
 
 def test_heights_are_measured_from_their_median():

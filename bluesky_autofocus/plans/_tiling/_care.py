@@ -53,6 +53,9 @@ class Care:
     ----------
     failure : str
         Why focusing failed last; empty once it was found.
+    dark : bool
+        Whether the last frame that was of no use was so again when it was taken once more: then it is the
+        field, and not the lamp.
     """
 
     def __init__(self, when: When, sure_um: float, sharp: Sharp, *, tries_always: bool) -> None:
@@ -66,10 +69,11 @@ class Care:
         self._failures = 0
         self._pass_by = 0
         self.failure = ""
+        self.dark = False
 
-    def sure(self, foreseen: Foreseen) -> bool:
-        """Return whether a position may be exposed without focusing."""
-        return foreseen.known and foreseen.sigma_um <= self._sure_um
+    def sure(self, foreseen: Foreseen, part: float = 1.0) -> bool:
+        """Return whether a position may be exposed without focusing, were only part of that allowed."""
+        return foreseen.known and foreseen.sigma_um <= part * self._sure_um
 
     def why(self, foreseen: Foreseen, now_s: float) -> str:
         """Return why to focus before this visit; an empty string to expose where focus is expected."""

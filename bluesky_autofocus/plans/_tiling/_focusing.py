@@ -95,6 +95,11 @@ class Focusing:
                 if place in method.options:
                     raise ValueError(f"{place} is no option of focusing at tiles: give range_um to the plan")
             stub = method_named(method.name)
+            if any(one.kind is one.VAR_KEYWORD for one in inspect.signature(stub).parameters.values()):
+                raise ValueError(
+                    f"focus {method.name!r} hands on to another method, which is told of no range: "
+                    "give that one"
+                )
             inspect.signature(stub).bind(detectors, axis, **self._options(method, *travel_um, *travel_um))
 
     def stub(self, about_um: float, sigma_um: float, *, wider: bool = False) -> MsgGenerator[Verdict]:

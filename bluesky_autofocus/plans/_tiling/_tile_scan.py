@@ -17,22 +17,39 @@ from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAx
 from bluesky_autofocus.plans._tiling._arranging import Options, acquire, visits_of
 from bluesky_autofocus.plans._tiling._forecast import SurfaceForecast, drift_maker, points_of
 from bluesky_autofocus.plans._tiling._records import Visit, Visited
-from bluesky_autofocus.plans._tiling._tiles import Tile, grid_tiles, listed_tiles, numbers_in, spread
+from bluesky_autofocus.plans._tiling._tiles import (
+    Tile,
+    count_of,
+    grid_tiles,
+    listed_tiles,
+    numbers_in,
+    spread,
+)
 from bluesky_autofocus.plans._tiling._visiting import Visits
 from bluesky_autofocus.prediction import FocusPoint, FocusSurface, next_tile
 from bluesky_autofocus.resuming import resumable, runs_of
 
 __all__ = ["tile_scan"]
 
-MOST_SURVEYED = 16
-"""Tiles at which focus is found before the scan, where nothing else is said: those of a curved surface."""
+MOST_SURVEYED = 25
+"""Tiles at which focus is found before the scan, or one in a hundred, where nothing else is said."""
 
 LEAST_SURVEYED = 5
 """Four corners and what lies between them: fewer do not tell whether the specimen is flat."""
 
-CANDIDATES = 100
+CANDIDATES = 400
 """Tiles, spread over all of them, that are thought of for the survey."""
 
+CHECKED = 100
+"""Of these, by which it is seen whether the surface is known well enough."""
+
+WELL_ENOUGH = 0.7
+"""Part of the uncertainty allowed that the surface may take: the rest is for what it drifts."""
+
+WITNESSES = 4
+"""Focusings in a row that must say that focus has jumped, the last of them where focus is known. What floats
+where the specimen was washed off is found at one tile, and at the same height at the next one by chance, but
+seldom at a third."""
 
 _SQUARE = [FocusPoint(x, y, 0.0, 1.0) for x in (0.0, 1.0, 2.0) for y in (0.0, 1.0, 2.0)]
 """Points that any kind of surface can be laid through."""
@@ -58,6 +75,7 @@ def tile_scan(
     wider: Mapping[str, Any] | None = None,
     on_failure: str | Sequence[str] = "mark",
     kind: Literal["plane", "thin_plate", "gaussian_process"] | None = "thin_plate",
+    unevenness_um: float = 1.0,
     survey: int | None = None,
     surface: Sequence[Any] = (),
     drift: Mapping[str, Any] | None = None,
@@ -132,18 +150,22 @@ def tile_scan(
         What to do where focus is not found. ``mark``: do not expose the tile, and mark it. ``surface``:
         expose it where focus is expected, and mark it unless that is certain enough; tiles after it are then
         not tried for a while. ``stop``: end the run with a `FocusNotFoundError`. ``wider``: look wider
-        first, then do what comes next, ``("wider", "surface")``; by default ``mark``.
+        first, then do what comes next, ``("wider", "surface")``; by default ``mark``. It does not look wider
+        where focus is foreseen and there is nothing to be seen.
     kind : str, optional
         Of the surface, as of `bluesky_autofocus.prediction.FocusSurface`. None: there is none, and each tile
         is focused.
+    unevenness_um : float
+        How far such specimens deviate from a plane, within a factor of four. What is found soon counts more.
     survey : int, optional
         Most tiles at which to focus first; fewer where the surface is known well enough. By default a quarter
-        of the tiles, but no more than 16.
+        of the tiles, but no more than 25, or one in a hundred.
     surface : sequence, optional
         What is known of it before: `FocusPoint`, or (x, y, focus, sigma) in um. Only its shape is taken as
         known; the first focusing tells how far it has drifted.
     drift : mapping, optional
-        Options of `bluesky_autofocus.prediction.DriftFilter`.
+        Options of `bluesky_autofocus.prediction.DriftFilter`; by default focus has jumped when three tiles in
+        a row say so, and one of those before them that is focused again.
     sigma_um : float, optional
         Standard deviation of the expected focus up to which a tile is exposed without focusing; by default
         0.3 depths of field, which leaves 99.9 % of the tiles within one.
@@ -239,13 +261,15 @@ def tile_scan(
     if not left:
         raise ValueError(f"there is no tile to expose: all {len(everywhere)} are done")
     if survey is None:
-        survey = min(MOST_SURVEYED, len(everywhere) // 4)
+        survey = min(max(MOST_SURVEYED, len(everywhere) // 100), len(everywhere) // 4)
         survey = survey if survey >= LEAST_SURVEYED else 0
-    if survey < 0:
-        raise ValueError(f"survey must be a number of tiles, got {survey!r}")
+    survey = count_of("survey", survey) if survey != 0 else 0
     if kind is not None:
-        FocusSurface.fit(_SQUARE, kind=kind)  # a kind that there is not, or not here, is noticed now
-    forecast = SurfaceForecast(kind, drift_maker(drift), points_of(surface))
+        # a kind that there is not, or not here, is noticed now
+        FocusSurface.fit(_SQUARE, kind=kind, unevenness_um=unevenness_um)
+    forecast = SurfaceForecast(
+        kind, drift_maker({"witnesses": WITNESSES, **(drift or {})}), points_of(surface), unevenness_um
+    )
     visits = yield from visits_of(
         detectors,
         axis,
@@ -270,6 +294,7 @@ def tile_scan(
                 "stage": list(stage),
                 **({"tiles": tiles} if tiles is not None else _grid(rows, columns, pitch_um, origin_um)),
                 "kind": kind,
+                "unevenness_um": unevenness_um,
                 "survey": survey,
                 "surface": [dataclasses.astuple(point) for point in points_of(surface)],
                 "drift": drift,
@@ -285,7 +310,9 @@ def tile_scan(
         while pending:
             visit, attempt = pending.popleft()
             again = yield from visits.visit(visit, attempt)
-            pending.extendleft((one, 1) for one in reversed(again))
+            pending.extendleft(reversed(again))
+            if not pending:
+                pending.extend(visits.open_questions())
 
     return (
         yield from acquire(
@@ -316,11 +343,16 @@ def _survey(
     untried = list(candidates)
     for _ in range(min(most, len(untried))):
         now_s = visits.now_s()
-        known = (visits.care_of(tile).sure(forecast.predict(tile, now_s)) for tile in candidates)
+        known = (
+            visits.care_of(tile).sure(forecast.predict(tile, now_s), part=WELL_ENOUGH)
+            for tile in candidates[:CHECKED]
+        )
         if len(forecast.points) >= LEAST_SURVEYED and all(known):
-            return
-        tile = untried.pop(next_tile(forecast.points, [(one.x_um, one.y_um) for one in untried]))
+            break
+        tile = untried.pop(next_tile(forecast.known, [(one.x_um, one.y_um) for one in untried]))
         yield from _look_at(visits, tile, "survey")
+    # what was found first is judged by what was found last
+    forecast.learn(visits.now_s())
 
 
 def _look_at(visits: Visits, tile: Tile, why: str) -> MsgGenerator[None]:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from bluesky import plan_stubs as bps
 from bluesky.protocols import Readable
@@ -30,9 +31,22 @@ from bluesky_autofocus.search import Conclusion
 
 __all__ = ["Visits"]
 
-TRANSIENT = (Reason.BLACK, Reason.SATURATED, Reason.NOT_FINITE)
-"""What a lamp or a camera does now and then: such a frame is taken once more. A uniform one may be an empty
-field."""
+TRANSIENT = (Reason.BLACK, Reason.SATURATED, Reason.NOT_FINITE, Reason.TORN)
+"""What a lamp or a camera does now and then: such a frame is taken once more, unless that was in vain the
+last time. A uniform one may be an empty field."""
+
+NOTHING_THERE = (Reason.EMPTY, Reason.BLACK, Reason.UNIFORM, Reason.FLAT)
+"""What is said of a field in which there is nothing to be seen. Where focus is foreseen looking wider would
+show no more, and a frame of it looks blurred."""
+
+BLURRED = "blurred"
+"""Why to focus, where the frames of a tile say so."""
+
+JUMPED = "whether focus has jumped"
+"""Why to focus at a tile where it is known, when some others say otherwise."""
+
+Again: TypeAlias = tuple[Visit, int]
+"""A tile that is to be visited again, and the number of the frames then: those of the last attempt count."""
 
 CERTAIN_SIGMAS = 3.0
 """A method that states no uncertainty is taken to be right to a depth of field, in so many standard
@@ -81,9 +95,10 @@ class Visits:
         self.visited = Visited()
         self._travel = self.taking.travel
         self._here: Tile | None = None
-        self._again: list[Visit] = []
-        self._suspects: list[Visit] = []
-        self._doubted: list[tuple[Visit, float]] = []
+        self._again: list[Again] = []
+        self._suspects: list[_Exposed] = []
+        self._doubted: list[_Exposed] = []
+        self._refereed = False
         self._temperature_c: float | None = None
 
     def put_back(self) -> MsgGenerator[None]:
@@ -96,8 +111,14 @@ class Visits:
 
     # One tile
 
-    def visit(self, visit: Visit, attempt: int = 0) -> MsgGenerator[list[Visit]]:
+    def visit(self, visit: Visit, attempt: int = 0) -> MsgGenerator[list[Again]]:
         """Visit a tile; return those before it that are to be visited again, since focus had been lost there.
+
+        Parameters
+        ----------
+        visit : Visit
+        attempt : int
+            Number of its frames: those of the last attempt count. Above 0 it is visited again.
 
         Raises
         ------
@@ -105,6 +126,7 @@ class Visits:
             If it was not found, and the policy is to stop.
         """
         self._again = []
+        yield from self._settle(visit)
         yield from self.go_to(visit)
         care, spent = self.care_of(visit.tile), self.visited.exposures
         foreseen = yield from self.foreseen(visit)
@@ -116,29 +138,43 @@ class Visits:
             skipped = dataclasses.replace(SKIPPED, reason=care.failure)
             yield from self._complete(visit, _Outcome(skipped, attempt), 0, spent)
             return self._again
-        taken = yield from self.taking.take(visit, aim, attempt)
-        if taken.reason in TRANSIENT:
-            taken = yield from self._retake(visit, aim, taken)
-        if taken.reason in TRANSIENT:
-            aim = dataclasses.replace(aim, reason=str(taken.reason), marked=True)
-        outcome = yield from self._checked(visit, aim, taken)
-        self._consider(visit, outcome)
+        aim, taken = yield from self._taken(visit, aim, attempt)
+        outcome = yield from self._checked(visit, aim, taken, first=attempt == 0)
+        self._consider(visit, outcome, first=attempt == 0)
         yield from self._complete(visit, outcome, self.taking.frames, spent)
         return self._again
 
-    def _consider(self, visit: Visit, outcome: "_Outcome") -> None:
+    def open_questions(self) -> list[Again]:
+        """Return the tiles of which nothing later told whether they are in focus; each of them once."""
+        exposed, self._doubted, self._suspects = [*self._doubted, *self._suspects], [], []
+        return [one.again for one in exposed]
+
+    def _consider(self, visit: Visit, outcome: "_Outcome", *, first: bool) -> None:
         """Keep in mind a focus that is not believed yet; if it turns out wrong its tile is visited again."""
         if outcome.aim.source is not Source.FOCUSED:
             return
         if self.forecast.doubt(visit.tile):
-            if outcome.attempt == 0:  # where it is wrong again and again there is no end to it
-                self._doubted.append((visit, outcome.aim.position_um))
+            if first:  # where it is wrong again and again there is no end to it
+                self._doubted.append(_Exposed(visit, outcome.aim.position_um, outcome.attempt))
             return
-        for before, position_um in self._doubted:
-            foreseen = self.forecast.predict(before.tile, self.now_s(), self._temperature_c)
-            if foreseen.known and abs(foreseen.position_um - position_um) > self.depth_of_field_um:
-                self._again.append(before)
+        self._refereed = False
+        for one in self._doubted:
+            foreseen = self.forecast.predict(one.visit.tile, self.now_s(), self._temperature_c)
+            if abs(foreseen.position_um - one.position_um) > self.depth_of_field_um:
+                self._again.append(one.again)
         self._doubted = []
+
+    def _settle(self, visit: Visit) -> MsgGenerator[None]:
+        """Focus where focus is known, if that tells what to think of the tiles before: once."""
+        referee = self.forecast.referee()
+        if referee is None or self._refereed:
+            return
+        self._refereed = True
+        there = dataclasses.replace(visit, tile=referee)
+        yield from self.go_to(there)
+        aim = yield from self.focus(there, (yield from self.foreseen(there)), JUMPED)
+        if aim is not None:
+            self._consider(there, _Outcome(aim, 0), first=False)
 
     def go_to(self, visit: Visit) -> MsgGenerator[None]:
         """Bring a tile under the objective."""
@@ -199,7 +235,8 @@ class Visits:
         care = self.care_of(visit.tile)
         verdict = yield from self._look(visit, foreseen, why, wider=False)
         for policy in self.on_failure:
-            if verdict.found or policy != "wider":
+            nothing = (foreseen.known or why == BLURRED) and verdict.reason in NOTHING_THERE
+            if verdict.found or nothing or policy != "wider":
                 break
             verdict = yield from self._look(visit, foreseen, f"not found: {verdict.reason}", wider=True)
         care.focused(verdict.found, self.now_s(), str(verdict.reason))
@@ -240,18 +277,17 @@ class Visits:
         """Tell the forecast of a verdict, and record it with the tile."""
         now_s = self.now_s()
         if verdict.found:
-            self._tell(visit, verdict, now_s)
+            self.forecast.focused(
+                visit.tile, now_s, verdict.position_um, verdict.sigma_um, self._temperature_c
+            )
         drift_um = self.forecast.predict(visit.tile, now_s, self._temperature_c).drift_um
         focusing = RecordedFocusing(visit, verdict, why=why, drift_um=drift_um, time_s=now_s)
         yield from _record(focusing, "tile_focus")
         yield from bps.checkpoint()
 
-    def _tell(self, visit: Visit, found: Verdict | Aim, now_s: float) -> None:
-        self.forecast.focused(visit.tile, now_s, found.position_um, found.sigma_um, self._temperature_c)
-
     # What the frames of a tile tell of its focus
 
-    def _checked(self, visit: Visit, aim: Aim, taken: Taken) -> MsgGenerator["_Outcome"]:
+    def _checked(self, visit: Visit, aim: Aim, taken: Taken, *, first: bool) -> MsgGenerator["_Outcome"]:
         """See by the frames of a tile whether they are in focus; if focus was lost look for it."""
         outcome = _Outcome(aim, taken.attempt)
         if taken.score is None:
@@ -266,8 +302,13 @@ class Visits:
         if stack is not None and stack.reason is Reason.EDGE and not in_focus:
             blurred = lost = True
         if not lost:
-            self._suspects = [*self._suspects, visit] if blurred else []
-            return dataclasses.replace(outcome, blurred=blurred)
+            # a blurred frame where focus was not found last is vouched for by nobody
+            aim = dataclasses.replace(aim, marked=aim.marked or bool(blurred and care.failure))
+            if not blurred:
+                self._suspects = []
+            elif first and not aim.marked:
+                self._suspects.append(_Exposed(visit, aim.position_um, taken.attempt))
+            return dataclasses.replace(outcome, aim=aim, blurred=blurred)
         return (yield from self._recovered(visit, aim, taken))
 
     def _learn_from(self, visit: Visit, stack: Conclusion) -> MsgGenerator[None]:
@@ -288,28 +329,62 @@ class Visits:
 
     def _recovered(self, visit: Visit, aim: Aim, taken: Taken) -> MsgGenerator["_Outcome"]:
         """Look for a focus that was lost, and expose the tile again if it is elsewhere."""
-        care, (suspects, self._suspects) = self.care_of(visit.tile), (self._suspects, [])
+        # what was exposed before it with blurred frames is judged when it is known whether focus has jumped
+        self._doubted, self._suspects = [*self._doubted, *self._suspects], []
+        care = self.care_of(visit.tile)
         # where it was expected is where it is not
         foreseen = dataclasses.replace((yield from self.foreseen(visit)), sigma_um=math.nan)
-        found = yield from self.focus(visit, foreseen, "blurred")
+        found = yield from self.focus(visit, foreseen, BLURRED)
         if found is None or found.source is not Source.FOCUSED:
             return _Outcome(dataclasses.replace(aim, reason=care.failure, marked=True), taken.attempt, True)
         if abs(found.position_um - aim.position_um) <= self.depth_of_field_um / 2:
             # there is no more detail here: this is what in focus looks like
             care.seen(taken.score or 0.0, self.now_s(), in_focus=True)
             return _Outcome(dataclasses.replace(aim, reason=found.reason, marked=False), taken.attempt)
-        # Frame and search agree that focus has jumped: what one of them alone says may be an outlier.
-        self._tell(visit, found, self.now_s())
+        self.forecast.confirmed(
+            visit.tile, self.now_s(), found.position_um, found.sigma_um, self._temperature_c
+        )
         found = dataclasses.replace(found, marked=bool(self.forecast.doubt(visit.tile)))
-        taken = yield from self._retake(visit, found, taken)
+        self.visited = self.visited.plus(exposures=self.taking.frames)
+        found, taken = yield from self._taken(visit, found, taken.attempt + 1)
         if taken.score is not None:
             care.seen(taken.score, self.now_s(), in_focus=True)
-        self._again += suspects
         return _Outcome(found, taken.attempt)
 
-    def _retake(self, visit: Visit, aim: Aim, taken: Taken) -> MsgGenerator[Taken]:
-        self.visited = self.visited.plus(exposures=self.taking.frames)
-        return (yield from self.taking.take(visit, aim, taken.attempt + 1))
+    def _taken(self, visit: Visit, aim: Aim, attempt: int) -> MsgGenerator[tuple[Aim, Taken]]:
+        """Take the frames of a tile, once more where lamp or camera failed; mark it where that is no help."""
+        care = self.care_of(visit.tile)
+        taken = yield from self.taking.take(visit, aim, attempt)
+        if taken.reason in TRANSIENT and not care.dark:
+            self.visited = self.visited.plus(exposures=self.taking.frames)
+            taken = yield from self.taking.take(visit, aim, taken.attempt + 1)
+        care.dark = taken.reason in TRANSIENT
+        if care.dark:
+            aim = dataclasses.replace(aim, reason=str(taken.reason), marked=True)
+        return aim, taken
+
+
+@dataclasses.dataclass(frozen=True)
+class _Exposed:
+    """A tile that was exposed where focus may turn out not to be.
+
+    Parameters
+    ----------
+    visit : Visit
+    position_um : float
+        Where it was exposed.
+    attempt : int
+        Number of those frames.
+    """
+
+    visit: Visit
+    position_um: float
+    attempt: int
+
+    @property
+    def again(self) -> Again:
+        """What to visit, and the number of the frames then."""
+        return self.visit, self.attempt + 1
 
 
 @dataclasses.dataclass(frozen=True)
