@@ -12,6 +12,7 @@ from bluesky_autofocus.callbacks._focus_class import FocusClassAnalysis
 from bluesky_autofocus.callbacks._focus_map import FocusMapAnalysis, FocusMapRecord, focus_map
 from bluesky_autofocus.callbacks._focus_record import FocusPoint, FocusRecord, FocusTable
 from bluesky_autofocus.callbacks._focusing import COLOURS, MARKERS, Focusing
+from bluesky_autofocus.callbacks._frame_check import FrameCheckAnalysis
 from bluesky_autofocus.callbacks._key_frame import KeyFrameAnalysis
 from bluesky_autofocus.callbacks._light import recorded_direction, recorded_optics
 from bluesky_autofocus.callbacks._live_view import LiveView, draw_run
@@ -22,6 +23,7 @@ from bluesky_autofocus.callbacks._refocus import LiveRefocus
 from bluesky_autofocus.callbacks._replay import analyse, replayed, rows_of_events
 from bluesky_autofocus.callbacks._sharpness import SharpnessAnalysis
 from bluesky_autofocus.callbacks._tiles import Box, Tile, TileMap, on_screen
+from bluesky_autofocus.callbacks._two_exposure import TwoExposureAnalysis
 from bluesky_autofocus.callbacks._views import draw_focus_against_time, draw_focus_surface, draw_tiles
 from bluesky_autofocus.callbacks._watched import Watched
 from bluesky_autofocus.callbacks._watched_run import WatchedRun
@@ -42,6 +44,7 @@ __all__ = [
     "FocusRecord",
     "FocusTable",
     "Focusing",
+    "FrameCheckAnalysis",
     "KeyFrameAnalysis",
     "LiveRefocus",
     "LiveView",
@@ -54,6 +57,7 @@ __all__ = [
     "SingleShotAnalysis",
     "Tile",
     "TileMap",
+    "TwoExposureAnalysis",
     "TwoLEDAnalysis",
     "Watched",
     "WatchedRun",

@@ -6,6 +6,7 @@ from bluesky_autofocus.plans._beside import focus_beside
 from bluesky_autofocus.plans._blur import focus_if_blurred
 from bluesky_autofocus.plans._brent import brent_focus
 from bluesky_autofocus.plans._calibrate_leds import LEDCalibration, calibrate_leds, led_calibration
+from bluesky_autofocus.plans._check import check_instrument
 from bluesky_autofocus.plans._collect import collect_focal_stacks
 from bluesky_autofocus.plans._disk import (
     DiskForecast,
@@ -24,6 +25,11 @@ from bluesky_autofocus.plans._exposing import (
 )
 from bluesky_autofocus.plans._key_frame import coarse_fine_focus, key_frame_focus
 from bluesky_autofocus.plans._label import record_labels
+from bluesky_autofocus.plans._limits import (
+    OutsideLimitsError,
+    axis_limits_decorator,
+    axis_limits_wrapper,
+)
 from bluesky_autofocus.plans._map_focus import MappingAnalysis, map_focus
 from bluesky_autofocus.plans._moving import Approach
 from bluesky_autofocus.plans._protocols import (
@@ -31,6 +37,7 @@ from bluesky_autofocus.plans._protocols import (
     FocusAnalysis,
     FocusAxis,
     FocusStub,
+    PairAnalysis,
     PatternLight,
     RunningAxis,
     ScanAnalysis,
@@ -41,6 +48,8 @@ from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
 from bluesky_autofocus.plans._tiling import Visited, tile_scan, time_lapse
 from bluesky_autofocus.plans._track import Tracking, scan_in_focus, track_focus
+from bluesky_autofocus.plans._trial import CheckingAnalysis
+from bluesky_autofocus.plans._two_exposure import two_exposure_focus
 from bluesky_autofocus.plans._two_led import two_led_focus
 from bluesky_autofocus.plans._when import EveryExposures, EverySeconds, Farther, Since, When
 from bluesky_autofocus.plans._when_measured import Blurred, Uncertain
@@ -55,6 +64,7 @@ __all__ = [
     "METHODS",
     "Approach",
     "Blurred",
+    "CheckingAnalysis",
     "DefocusAnalysis",
     "DiskForecast",
     "EveryExposures",
@@ -67,6 +77,8 @@ __all__ = [
     "FocusStub",
     "LEDCalibration",
     "MappingAnalysis",
+    "OutsideLimitsError",
+    "PairAnalysis",
     "PatternLight",
     "PlanConflictError",
     "ReadingTimeoutError",
@@ -83,11 +95,14 @@ __all__ = [
     "autofocus",
     "autofocus_decorator",
     "autofocus_wrapper",
+    "axis_limits_decorator",
+    "axis_limits_wrapper",
     "brent_focus",
     "calibrate_leds",
     "check_disk",
     "check_disk_decorator",
     "check_disk_wrapper",
+    "check_instrument",
     "coarse_fine_focus",
     "collect_focal_stacks",
     "disk_guard_decorator",
@@ -109,6 +124,7 @@ __all__ = [
     "tile_scan",
     "time_lapse",
     "track_focus",
+    "two_exposure_focus",
     "two_led_focus",
     "wait_reading",
 ]

@@ -134,6 +134,7 @@ def approach_focus(
         approach=approach,
         timeout_s=timeout_s,
         dose_budget_s=dose_budget_s,
+        dry_run=dry_run,
     )
     if not dry_run:
         yield from operation.check(low_um, high_um)

@@ -16,6 +16,7 @@ from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAx
 from bluesky_autofocus.plans._search import search_focus
 from bluesky_autofocus.plans._single_shot import single_shot_focus
 from bluesky_autofocus.plans._sweep import sweep_focus
+from bluesky_autofocus.plans._two_exposure import two_exposure_focus
 from bluesky_autofocus.plans._two_led import two_led_focus
 from bluesky_autofocus.records import Verdict
 
@@ -27,6 +28,7 @@ METHODS: dict[str, FocusStub] = {
     "sweep": sweep_focus,
     "single_shot": single_shot_focus,
     "two_led": two_led_focus,
+    "two_exposure": two_exposure_focus,
     "key_frame": key_frame_focus,
     "coarse_fine": coarse_fine_focus,
     "approach": approach_focus,

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from bluesky import plan_stubs as bps
@@ -15,13 +15,13 @@ from bluesky_autofocus.plans._dose import DoseMeter, DoseSpent
 from bluesky_autofocus.plans._exposing import expose, record_verdict, wait_reading
 from bluesky_autofocus.plans._moving import Approach, Travel
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis, FocusStub
-from bluesky_autofocus.records import Reason, Verdict
+from bluesky_autofocus.records import Reading, Reason, Verdict
 from bluesky_autofocus.search import BlurTrigger
 
 __all__ = ["focus_if_blurred"]
 
-OTHER_FRAMES = ("leds", "stage")
-"""Options of stubs whose frames are taken under another light, or elsewhere."""
+OTHER_FRAMES = frozenset({"leds", "stage"})
+"""Options of stubs whose frames are taken under another light, or elsewhere; verdicts record them too."""
 
 
 @plan
@@ -40,7 +40,10 @@ def focus_if_blurred(
 ) -> MsgGenerator[Verdict]:
     """Take one exposure and focus if it is blurred; a stub that opens no run.
 
-    It costs one exposure when nothing is wrong. Keep the trigger from call to call: it holds the baseline.
+    It costs one exposure when nothing is wrong. Keep the trigger from call to call: it holds the baseline,
+    which is how sharp a frame was at the focus that was found. Searches take such a frame themselves, to
+    confirm the focus. After other stubs, and after those that looked elsewhere or under another light, one
+    more exposure is taken for it, if there is dose left.
 
     Parameters
     ----------
@@ -64,24 +67,21 @@ def focus_if_blurred(
     timeout_s : float
         Longest wait for a reading.
     options
-        Passed to `focus`, which must end with an exposure at the focus, as all of this package do unless
-        told ``confirm=False``. Where it sets a light, its ``leds``, or focuses elsewhere, its ``stage``, one
-        more exposure as it was before gives the new baseline, if there is dose left for it.
+        Passed to `focus`.
 
     Returns
     -------
     Verdict
         What `focus` found, the exposure that asked for it included; ``STILL_SHARP`` where nothing was
         wrong; ``TOO_SOON`` where focusing must wait. A frame that cannot be used does not count as
-        blurred: the verdict then gives its reason, and nothing moves.
+        blurred: the verdict then gives its reason, and nothing moves. ``HELD_BACK``, short of the focus, and
+        where none was found the baseline stays as it was.
 
     Raises
     ------
     ValueError, LimitError, NotSubscribedError
         As `focus` does.
     """
-    if options.get("confirm") is False:
-        raise ValueError("confirm=False would leave no frame at the focus to take the new baseline from")
     meter = DoseMeter(dose_budget_s, detectors)
     if dose_budget_s is not None:
         options["dose_budget_s"] = dose_budget_s
@@ -110,12 +110,35 @@ def focus_if_blurred(
         yield from record_verdict(spared)
         return spared
     look = yield from expose(detectors, axis, analysis=analysis, stream="focus_blur", timeout_s=timeout_s)
-    if look is None:  # a dry run shows the longer way
-        return (
-            yield from focus(
-                detectors, axis, analysis=focus_analysis or analysis, timeout_s=timeout_s, **options
+    looks = [] if look is None else [look]
+
+    def look_at_focus(focused: Verdict) -> MsgGenerator[Reading | None]:
+        """Return how a frame at the focus is read; None where there is none."""
+        if focused.reason is Reason.HELD_BACK:  # it stands short of it
+            return None
+        if _has_looked(focus, options, focused):  # and this analysis has seen it too
+            return (
+                yield from wait_reading(
+                    analysis, stream=f"focus_{focused.method}", timeout_s=timeout_s, dry_run=look is None
+                )
             )
+        with contextlib.suppress(DoseSpent):
+            yield from meter.ask()
+            again = yield from expose(
+                detectors, axis, analysis=analysis, stream="focus_blur", timeout_s=timeout_s
+            )
+            if again is not None:
+                looks.append(again)
+                return again.reading
+        return None
+
+    if look is None:  # a dry run shows the longer way
+        imagined = yield from focus(
+            detectors, axis, analysis=focus_analysis or analysis, timeout_s=timeout_s, **options
         )
+        if imagined.found:
+            yield from look_at_focus(imagined)
+        return imagined
 
     def verdict(found: bool, reason: Reason, **changes: Any) -> Verdict:
         return Verdict(
@@ -141,7 +164,6 @@ def focus_if_blurred(
             }
         )
 
-    looks = [look]
     focused: Verdict | None = None
     sharp: float | None = None
     try:
@@ -154,22 +176,9 @@ def focus_if_blurred(
                 detectors, axis, analysis=focus_analysis or analysis, timeout_s=timeout_s, **options
             )
             meter.spent_s += focused.dose
-            if focused.found and not options.keys().isdisjoint(OTHER_FRAMES):
-                # How sharp it is under this light, and here, is to be seen.
-                with contextlib.suppress(DoseSpent):
-                    yield from meter.ask()
-                    again = yield from expose(
-                        detectors, axis, analysis=analysis, stream="focus_blur", timeout_s=timeout_s
-                    )
-                    if again is not None:
-                        looks.append(again)
-                        sharp = again.reading.value if again.reading.accepted else None
-            elif focused.found:
-                # the last frame of `focus` was taken at the focus, and this analysis has seen it too
-                newest = yield from wait_reading(
-                    analysis, stream=f"focus_{focused.method}", timeout_s=timeout_s
-                )
-                sharp = newest.value if newest is not None and newest.accepted else None
+            if focused.found:
+                seen = yield from look_at_focus(focused)
+                sharp = seen.value if seen is not None and seen.accepted else None
             concluded = verdict(
                 focused.found,
                 focused.reason,
@@ -195,3 +204,9 @@ def focus_if_blurred(
     if focused is not None:
         trigger.focused(sharp, now_s())
     return concluded
+
+
+def _has_looked(focus: FocusStub, options: Mapping[str, Any], focused: Verdict) -> bool:
+    """Return whether the last frame of a stub was one of the focus, here and in this light."""
+    told = {*getattr(focus, "keywords", ()), *options, *focused.parameters}
+    return bool(focused.parameters.get("confirm")) and OTHER_FRAMES.isdisjoint(told)

@@ -125,6 +125,7 @@ def focus_by_correction(
         approach=approach,
         timeout_s=timeout_s,
         dose_budget_s=dose_budget_s,
+        dry_run=dry_run,
     )
     if not dry_run:
         yield from operation.check(start_um, start_um)

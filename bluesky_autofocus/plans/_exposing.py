@@ -175,7 +175,7 @@ def position_in(
     # of axes that cannot run it is the speed of their moves
     if not isinstance(axis, RunningAxis) or not velocity:
         return position_um
-    taken = [key for key in values if key.endswith("_camera_time_s")]
+    taken = [key for key in values if key.endswith("camera_time_s")]
     own = [key for key in taken if key.startswith(camera)]
     read_s = values.get(f"{axis.name}_time_s")
     if read_s is None or len(own or taken) != 1:

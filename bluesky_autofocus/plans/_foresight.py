@@ -59,7 +59,13 @@ class Foresight:
         self._travel: tuple[float, float] | None = None
         self._approach = Approach()
         self._reachable = False
-        self.predicted = drift.predict(clock.now_s())  # refuses a clock that runs behind
+        now_s = clock.now_s()
+        if now_s < drift.newest_s:
+            raise ValueError(
+                f"time cannot run backwards: focus was observed at {drift.newest_s:g} s, the clock is at "
+                f"{now_s:g} s; give the clock by which the filter was told"
+            )
+        self.predicted = drift.predict(now_s)
 
     @property
     def parameters(self) -> dict[str, Any]:

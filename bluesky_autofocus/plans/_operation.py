@@ -75,8 +75,8 @@ class Operation:
         travel_um: tuple[float, float],
         approach: Approach,
         timeout_s: float,
+        dry_run: bool,
         dose_budget_s: float | None = None,
-        dry_run: bool = False,
     ) -> None:
         self.detectors, self.axis, self.analysis = detectors, axis, analysis
         self.method = method

@@ -14,6 +14,7 @@ __all__ = [
     "FocusAnalysis",
     "FocusAxis",
     "FocusStub",
+    "PairAnalysis",
     "PatternLight",
     "RunningAxis",
     "ScanAnalysis",
@@ -68,6 +69,25 @@ class ScanAnalysis(FocusAnalysis, Protocol):
 
     def check_scan(self, spacing_um: float, planes: int) -> None:
         """Raise a ValueError unless it knows scans of that many planes so far apart."""
+        ...
+
+
+@runtime_checkable
+class PairAnalysis(FocusAnalysis, Protocol):
+    """An analysis that compares two frames some way apart: its reading is the defocus in um of the second.
+
+    Where it tells the astigmatism, its readings have that too: ``straight_um``, ``diagonal_um`` and their
+    ``*_sigma_um``, distances of the line foci along 0/90 and 45/135 degrees of the frame.
+    """
+
+    @property
+    def astigmatism(self) -> bool:
+        """Whether it tells the astigmatism."""
+        ...
+
+    @property
+    def range_dof(self) -> float:
+        """Largest defocus, to either side, that it can measure, in depths of field."""
         ...
 
 

@@ -4,10 +4,11 @@ import math
 
 from bluesky.utils import MsgGenerator, plan
 
+from bluesky_autofocus.plans._in_flight import ready_in_flight
 from bluesky_autofocus.plans._moving import Approach, interval_um
 from bluesky_autofocus.plans._operation import check_positive
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
-from bluesky_autofocus.plans._searching import focus_by_search
+from bluesky_autofocus.plans._searching import InFlight, focus_by_search
 from bluesky_autofocus.records import Verdict
 from bluesky_autofocus.search import LEAST_OCTAVE_EXPOSURES, Search, octave_search
 
@@ -27,6 +28,8 @@ def search_focus(
     budget: int = 15,
     dose_budget_s: float | None = None,
     precision: float = 0.1,
+    velocity_um_s: float | None = None,
+    reaction_s: float = 0.2,
     confirm: bool = True,
     travel_um: tuple[float, float] | None = None,
     approach: Approach = Approach(),
@@ -37,6 +40,9 @@ def search_focus(
     A few exposures far apart find the valley by the coarse octaves, some about the focus find it by the fine
     ones, to some hundredths of a depth of field. What one focus does not explain is looked at again, and
     octaves that contradict each other, as those of phase objects do, are not believed.
+
+    In flight, with `velocity_um_s`, the valley is found by one run through the range, as `sweep_focus` makes
+    it, in place of exposures far apart, and what is still in doubt is exposed at rest.
 
     Parameters
     ----------
@@ -53,6 +59,9 @@ def search_focus(
     analysis : FocusAnalysis
         `SharpnessAnalysis` measures the octaves. One that gives scores alone is searched by a grid, which
         takes twice the exposures.
+    velocity_um_s, reaction_s : float, optional
+        As for `sweep_focus`; the budget must suffice for the way. Coarse octaves are seen from afar, so a
+        frame every five depths of field is enough.
     detectors, axis, dose_budget_s, bounds_um, range_um, confirm, travel_um, approach, timeout_s
         As for `brent_focus`.
 
@@ -64,7 +73,8 @@ def search_focus(
     Raises
     ------
     ValueError, LimitError, NotSubscribedError
-        As for `brent_focus`. The range, widened, must be within the limits of the axis.
+        As for `brent_focus`, in flight as for `sweep_focus`. The range, widened, must be within the limits of
+        the axis.
     """
     check_positive("depth_of_field_um", depth_of_field_um)
     check_positive("precision", precision)
@@ -77,13 +87,27 @@ def search_focus(
     if range_um is not None:
         range_um += 2 * widen_um
 
+    in_flight: InFlight | None = None
+    if velocity_um_s is not None:
+        in_flight = yield from ready_in_flight(
+            axis,
+            velocity_um_s,
+            reaction_s,
+            approach=approach,
+            bounds_um=bounds_um,
+            range_um=range_um,
+            tell_all=True,
+        )
+
     def search(outer: tuple[float, float], exposures: int) -> Search:
+        inner = (outer[0] + widen_um, outer[1] - widen_um)
         return octave_search(
-            (outer[0] + widen_um, outer[1] - widen_um),
+            inner if in_flight is None else outer,
             exposures=exposures,
             depth_of_field_um=depth_of_field_um,
             precision=precision,
             outer_um=outer,
+            passing=0 if in_flight is None else approach.direction,
         )
 
     return (
@@ -107,6 +131,9 @@ def search_focus(
                 "depth_of_field_um": depth_of_field_um,
                 "widen_um": widen_um,
                 "precision": precision,
+                "velocity_um_s": velocity_um_s,
+                "reaction_s": reaction_s,
             },
+            in_flight=in_flight,
         )
     )

@@ -106,6 +106,7 @@ def focus_by_search(
         approach=approach,
         timeout_s=timeout_s,
         dose_budget_s=dose_budget_s,
+        dry_run=dry_run,
     )
     if not dry_run or bounds_um is not None:  # a dry run does not know what a range is about
         yield from operation.check(low_um, high_um)
@@ -132,7 +133,9 @@ def focus_by_search(
         if not confirm:
             yield from operation.travel.to(conclusion.position_um)
             return conclusion
-        best = max(exposure.reading.value for exposure in operation.exposures)
+        # not of all: a frame that cannot be used has no score, and NaN compares with nothing
+        readings = [exposure.reading for exposure in operation.exposures]
+        best = max(reading.value for reading in readings if reading.accepted)
         final = yield from exposure_at(conclusion.position_um)
         if not final.reading.accepted:
             return Conclusion(final.reading.reason)

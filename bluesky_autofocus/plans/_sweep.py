@@ -1,16 +1,14 @@
 """A full sweep along the focus axis."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from bluesky.utils import MsgGenerator, plan
 
-from bluesky_autofocus.plans._in_flight import follow_in_flight
-from bluesky_autofocus.plans._moving import Approach, check_reachable, interval_um
+from bluesky_autofocus.plans._in_flight import ready_in_flight
+from bluesky_autofocus.plans._moving import Approach
 from bluesky_autofocus.plans._operation import check_positive
 from bluesky_autofocus.plans._protocols import Detectors, FocusAnalysis, FocusAxis
-from bluesky_autofocus.plans._running import check_running
 from bluesky_autofocus.plans._searching import InFlight, focus_by_search
 from bluesky_autofocus.records import Verdict
 from bluesky_autofocus.search import LEAST_SWEEP_EXPOSURES, Search, passing_search, sweep_search
@@ -108,12 +106,9 @@ def sweep_focus(
 
     in_flight: InFlight | None = None
     if velocity_um_s is not None:
-        running = check_running(axis)
-        check_positive("velocity_um_s", velocity_um_s)
-        check_positive("reaction_s", reaction_s)
-        _check_spacing(velocity_um_s * reaction_s, bounds_um, range_um)
-        yield from check_reachable(running.velocity, [approach.direction * velocity_um_s])
-        in_flight = partial(follow_in_flight, axis=running, speed_um_s=velocity_um_s, reaction_s=reaction_s)
+        in_flight = yield from ready_in_flight(
+            axis, velocity_um_s, reaction_s, approach=approach, bounds_um=bounds_um, range_um=range_um
+        )
 
     return (
         yield from focus_by_search(
@@ -139,15 +134,3 @@ def sweep_focus(
             in_flight=in_flight,
         )
     )
-
-
-def _check_spacing(spacing_um: float, bounds_um: tuple[float, float] | None, range_um: float | None) -> None:
-    """Raise a ValueError if frames so far apart are too few for the range."""
-    if bounds_um is not None:
-        low_um, high_um = interval_um("bounds_um", bounds_um)
-        range_um = high_um - low_um
-    if range_um is not None and range_um < LEAST_SWEEP_EXPOSURES * spacing_um:
-        raise ValueError(
-            f"velocity_um_s times reaction_s is {spacing_um:g} um from frame to frame: "
-            f"that leaves fewer than {LEAST_SWEEP_EXPOSURES} frames in {range_um:g} um"
-        )

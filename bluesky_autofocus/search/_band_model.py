@@ -9,13 +9,15 @@ it then place it to a fraction of a depth of field.
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from bluesky_autofocus.bands import BandEnergies
 from bluesky_autofocus.search._samples import Sample
 
-__all__ = ["BandModel"]
+__all__ = ["BandModel", "empty_beside"]
 
 TAIL = 4.0
 """The peak is ``(1 + u**2) ** -TAIL``: nearly Gaussian, which peaks of simulated electron and light
@@ -68,6 +70,12 @@ BRIGHTEST_NOISE = 3.5
 LEAST_WEIGHT = 0.02
 """Of a tile in which nothing stands out of the noise."""
 
+MOST_OF_IT = 0.7
+"""A few tiles that hold this fraction of the contrast may be dust, and the specimen in the others."""
+
+LEAST_EMPTY = 0.1
+"""If they leave this fraction of the frame."""
+
 WIDEST_SIGMA = 1.0
 """Standard deviation of the logarithm of all widths from what the table says, to keep them finite."""
 
@@ -85,6 +93,14 @@ SEEN_NOISES = 6.0
 
 BELIEF = 10.0
 """What is allowed for counts as much as so many deviations."""
+
+UNSTEADY = 2.0
+"""Where squared deviations are so many times those that are allowed for, the light may have changed between
+exposures: a camera's dark level in the mean of a frame makes its contrast go with the light."""
+
+LIGHT_SIGMA = 0.2
+"""Standard deviation of what all bands of an exposure have more or less by that, as a fraction: lamps flicker
+by 10 %."""
 
 RIVAL = 18.0
 """Another fit is as good as excluded where its sum of squares is larger by this: by exp(-9), 1e-4."""
@@ -104,6 +120,8 @@ class Fit:
         Sum of squared deviations over their variance, the departures from the guides included.
     widths, heights, floors, shifts : numpy.ndarray
         Of the B bands: full width at half height, height, floor, and centre less the common one in widths.
+    light : numpy.ndarray
+        How much more contrast all bands of an exposure have, as a fraction; shape (N,).
     """
 
     centre: float
@@ -113,6 +131,7 @@ class Fit:
     heights: np.ndarray
     floors: np.ndarray
     shifts: np.ndarray
+    light: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,20 +157,25 @@ class BandModel:
     fits: list[Fit]
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], depth_of_field_um: float) -> "BandModel":
-        """Fit one focus to all samples; each has the same bands."""
+    def of(
+        cls, samples: Sequence[Sample], depth_of_field_um: float, tiles: np.ndarray | None = None
+    ) -> "BandModel":
+        """Fit one focus to all samples; each has the same bands. `tiles` selects some, shape (T,)."""
         positions = np.array([sample.position_um for sample in samples]) / depth_of_field_um
         bands = [sample.bands for sample in samples if sample.bands is not None]
         frequencies = np.array(bands[0].frequencies)
-        energies, noises = _told(*_of_tiles(bands))
+        energies, noises = _told(*_of_tiles(bands, slice(None) if tiles is None else tiles))
         spread = np.maximum(np.ptp(energies, axis=0), noises.mean(axis=0)) + np.finfo(float).tiny
         energies, noises = energies / spread, noises / spread
         sigmas = np.sqrt(noises**2 + (SCATTER * energies) ** 2 + SHAPE_MISFIT**2)
-        fits = [
-            _polished(positions, energies, sigmas, frequencies, centre, width)
-            for centre, width in _valleys(positions, energies, sigmas, frequencies)
-        ]
-        return cls(positions, energies, sigmas, noises, _different(fits))
+        valleys = _valleys(positions, energies, sigmas, frequencies)
+
+        def fitted(light_sigma: float) -> "BandModel":
+            fits = [_polished(positions, energies, sigmas, frequencies, *at, light_sigma) for at in valleys]
+            return cls(positions, energies, sigmas, noises, _different(fits))
+
+        steady = fitted(0.0)
+        return steady if steady.temper < UNSTEADY else fitted(LIGHT_SIGMA)
 
     @property
     def best(self) -> Fit:
@@ -170,7 +194,7 @@ class BandModel:
     @property
     def deviations(self) -> np.ndarray:
         """What the best fit does not explain, shape (N, B)."""
-        return self.energies - self.best.floors - self.modelled(self.best)
+        return self.energies / (1 + self.best.light[:, None]) - self.best.floors - self.modelled(self.best)
 
     @property
     def seen(self) -> np.ndarray:
@@ -189,9 +213,28 @@ class BandModel:
         return None
 
 
-def _of_tiles(bands: Sequence[BandEnergies]) -> tuple[np.ndarray, np.ndarray]:
+def empty_beside(sample: Sample, band: int) -> np.ndarray | None:
+    """Return which tiles show next to nothing in a band, those beside the others left out; None for few.
+
+    What is out of focus spreads over the tiles next to it.
+    """
+    if sample.bands is None:
+        return None
+    contrast = np.maximum(sample.bands.energies[band] - sample.bands.noises[band], 0)
+    descending = np.argsort(-contrast)
+    held = np.cumsum(contrast[descending])
+    count = int(np.searchsorted(held, MOST_OF_IT * held[-1])) + 1
+    across = math.isqrt(contrast.size)
+    full = np.zeros(contrast.size, bool)
+    full[descending[:count]] = True
+    spread = ndimage.binary_dilation(full.reshape(across, across), np.ones((3, 3), bool))
+    empty = np.logical_not(spread).ravel()
+    return empty if empty.sum() >= LEAST_EMPTY * empty.size else None
+
+
+def _of_tiles(bands: Sequence[BandEnergies], tiles: Any) -> tuple[np.ndarray, np.ndarray]:
     """Return the contrast of the tiles in each exposure, and what noise leaves uncertain; (N, B, T)."""
-    noises = np.array([one.noises for one in bands])
+    noises = np.array([one.noises for one in bands])[..., tiles]
     # What seems to be noise that changes from exposure to exposure may be detail, in the corners of the
     # spectrum too, or another brightness: half of it is subtracted, and all of it is uncertain.
     of_frames = noises[:, -1].mean(axis=1)
@@ -199,7 +242,7 @@ def _of_tiles(bands: Sequence[BandEnergies]) -> tuple[np.ndarray, np.ndarray]:
     noise = noises.mean(axis=0)
     doubtful = (of_frames - of_frames.min())[:, None, None] / 2 * noise
     noise = of_frames.min() * noise + doubtful
-    energies = np.array([one.energies for one in bands]) - noise
+    energies = np.array([one.energies for one in bands])[..., tiles] - noise
     squares = (2 * noise**2 + 4 * noise * np.maximum(energies, 0)) / bands[0].samples[:, None]
     return energies, np.sqrt(squares + doubtful**2)
 
@@ -259,19 +302,22 @@ def _polished(
     frequencies: np.ndarray,
     centre: float,
     log_width: float,
+    light_sigma: float,
 ) -> Fit:
     """Return the best fit near a centre and a width, by damped Gauss-Newton steps."""
     exposures, bands = energies.shape
     logs = np.log(frequencies)
     c, a, law, w, s, n, o = 0, 1, 2, *(slice(3 + k * bands, 3 + (k + 1) * bands) for k in range(4))
-    theta = np.zeros(3 + 4 * bands)
+    unsteady = exposures if light_sigma > 0 else 0
+    g = slice(3 + 4 * bands, 3 + 4 * bands + unsteady)
+    theta = np.zeros(g.stop)
     theta[c], theta[a], theta[law] = centre, log_width, LAW
     theta[w] = log_width - LAW * logs
     theta[s] = 1.0
     eye = np.eye(bands)
     data = exposures * bands
     # last, three guides that keep what the exposures say nothing of from running away
-    rows = np.zeros((data + 4 * bands + 3, theta.size))
+    rows = np.zeros((data + 4 * bands + unsteady + 3, theta.size))
     span = max(float(np.ptp(positions)), 1.0)
     width_rows, floor_rows, shift_rows, height_rows = (
         slice(data + k * bands, data + (k + 1) * bands) for k in range(4)
@@ -283,6 +329,8 @@ def _polished(
     rows[floor_rows, n] = eye / (FLOOR * most)
     rows[shift_rows, o] = eye / np.geomspace(*APART, bands)
     rows[height_rows, s] = eye / (HIGHEST * most)
+    if unsteady:
+        rows[data + 4 * bands : -3, g] = np.eye(exposures) / light_sigma
     rows[-3, c] = 1 / span
     rows[-2, a] = 1 / WIDEST_SIGMA
     rows[-1, law] = 1 / LAW_SIGMA
@@ -292,22 +340,27 @@ def _polished(
         base = 1 + (HALF * u) ** 2
         peak = base**-TAIL
         residuals = np.empty(len(rows))
-        residuals[:data] = ((theta[n] + theta[s] * peak - energies) / sigmas).ravel()
+        modelled = theta[n] + theta[s] * peak
+        light = 1 + theta[g][:, None] if unsteady else np.ones((exposures, 1))
+        residuals[:data] = ((light * modelled - energies) / sigmas).ravel()
         residuals[data:] = rows[data:] @ theta
         residuals[-3] -= centre / span
         residuals[-2] -= log_width / WIDEST_SIGMA
         residuals[-1] -= LAW / LAW_SIGMA
         if slopes:
-            by_u = theta[s] * (-2 * TAIL * HALF**2) * u * peak / base / sigmas
+            by_u = light * theta[s] * (-2 * TAIL * HALF**2) * u * peak / base / sigmas
             rows[:data, c] = (-by_u / np.exp(theta[w])).ravel()
             # each row of data belongs to one band
             for columns, slope in (
                 (w, -by_u * (u + theta[o])),
-                (s, peak / sigmas),
-                (n, 1 / sigmas),
+                (s, light * peak / sigmas),
+                (n, light / sigmas),
                 (o, -by_u),
             ):
                 rows[:data, columns] = (slope[:, :, None] * eye).reshape(data, bands)
+            if unsteady:
+                by_light = (modelled / sigmas)[:, :, None] * np.eye(exposures)[:, None, :]
+                rows[:data, g] = by_light.reshape(data, exposures)
         return residuals
 
     damping, residuals = 1e-3, evaluated(theta, True)
@@ -338,6 +391,7 @@ def _polished(
         theta[s],
         theta[n],
         theta[o],
+        theta[g] if unsteady else np.zeros(exposures),
     )
 
 

@@ -17,7 +17,7 @@ from bluesky_autofocus.search._peak import (
 from bluesky_autofocus.search._peak_model import PeakModel
 from bluesky_autofocus.search._samples import Conclusion, Sample, Search
 
-__all__ = ["LEAST_GRID_EXPOSURES", "grid_search"]
+__all__ = ["LEAST_GRID_EXPOSURES", "MOST_LOST", "grid_search"]
 
 LEAST_GRID_EXPOSURES = 8
 """Twice as many as a peak has parameters: fewer would not tell the noise."""
@@ -68,6 +68,9 @@ MISFIT_NOISES = 2.0
 CANDIDATES = 17
 """Positions about the peak among which the next one is chosen."""
 
+MOST_LOST = 2
+"""Frames that cannot be used are taken again, so many in all."""
+
 
 def grid_search(
     bounds_um: tuple[float, float],
@@ -76,11 +79,12 @@ def grid_search(
     depth_of_field_um: float,
     precision: float = 0.15,
     outer_um: tuple[float, float] | None = None,
+    most_lost: int = MOST_LOST,
 ) -> Search:
     """Look everywhere coarsely, then where it tells most of the position of the peak.
 
     Each score goes into one fit of a peak. What that does not explain is looked at again, since it may be
-    another peak, and so are gaps that could hide one.
+    another peak, and so are gaps that could hide one. A frame that cannot be used is taken again.
 
     Parameters
     ----------
@@ -95,27 +99,42 @@ def grid_search(
         depth of field.
     outer_um : tuple of float, optional
         Where the peak lies at the edge, the search goes on as far as this; by default not beyond the bounds.
+    most_lost : int
+        How many frames that cannot be used are taken again; one more ends the search with its reason.
     """
     low_um, high_um = bounds_um
     wanted = math.ceil((high_um - low_um) / (SPACING_IN_DOF * depth_of_field_um) - 1e-9) + 1
     grid_um = np.linspace(low_um, high_um, max(min(wanted, exposures - REFINING), LEAST_GRID))
     spacing_um = float(grid_um[1] - grid_um[0])
     samples: list[Sample] = []
-    for position_um in grid_um.tolist():
-        samples.append((yield position_um))
-    model = PeakModel.of(samples, depth_of_field_um)
-    while model is not None and len(samples) < exposures:
-        wishes = itertools.chain(
-            _beyond(model, outer_um or bounds_um, spacing_um),
-            _doubtful(model),
-            _telling(model, precision * depth_of_field_um),
-            _between(model, exposures - len(samples)),
-        )
-        position_um = next(wishes, None)
-        if position_um is None:
+    model: PeakModel | None = None
+    lost = 0
+    while True:
+        left = exposures - len(samples) - lost
+        if len(samples) < len(grid_um):
+            wish_um = float(grid_um[len(samples)])
+        else:
+            model = PeakModel.of(samples, depth_of_field_um)
+            if model is None:
+                break
+            wishes = itertools.chain(
+                _beyond(model, outer_um or bounds_um, spacing_um),
+                _doubtful(model),
+                _telling(model, precision * depth_of_field_um),
+                _between(model, left),
+            )
+            wish_um = next(wishes, None)
+        if wish_um is None or left <= 0:
             break
-        samples.append((yield position_um))
-        model = PeakModel.of(samples, depth_of_field_um)
+        sample = yield wish_um
+        if sample.usable:
+            samples.append(sample)
+            continue
+        lost += 1
+        if lost > most_lost:
+            return Conclusion(sample.reason)
+    if len(samples) < len(grid_um):
+        return Conclusion(Reason.NOT_ENOUGH_POINTS)
     return _concluded(model, depth_of_field_um)
 
 

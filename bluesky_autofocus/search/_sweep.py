@@ -1,7 +1,7 @@
 """Search by looking everywhere."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 
@@ -9,7 +9,7 @@ from bluesky_autofocus.records import Reason
 from bluesky_autofocus.search._peak import judge
 from bluesky_autofocus.search._samples import Conclusion, Sample, Search
 
-__all__ = ["LEAST_SWEEP_EXPOSURES", "passing_search", "sweep_search"]
+__all__ = ["LEAST_SWEEP_EXPOSURES", "pass_through", "passing_search", "sweep_search"]
 
 LEAST_SWEEP_EXPOSURES = 5
 """A peak, both its sides and what lies beyond them."""
@@ -62,20 +62,8 @@ def passing_search(
     depth_of_field_um : float, optional
         See `judge`.
     """
-    low_um, high_um = bounds_um
-    end_um = high_um if direction > 0 else low_um
     samples: list[Sample] = []
-    left_um = math.inf
-    for _ in range(exposures):
-        sample = yield end_um
-        if math.isnan(sample.position_um):  # not known where
-            continue
-        before_um, left_um = left_um, (end_um - sample.position_um) * direction
-        if low_um <= sample.position_um <= high_um:
-            samples.append(sample)
-        if left_um <= 0 or left_um < (before_um - left_um) / 2 < math.inf:
-            break
-    else:
+    if not (yield from pass_through(bounds_um, direction, exposures, samples)):
         return Conclusion(Reason.NOT_CONVERGED)
     gaps_um = np.diff(np.unique([sample.position_um for sample in samples]))
     if len(gaps_um) < LEAST_SWEEP_EXPOSURES - 1:
@@ -83,3 +71,23 @@ def passing_search(
     if gaps_um.max() > max(spacing_um, WIDEST_GAP * float(np.median(gaps_um))):
         return Conclusion(Reason.NOT_ENOUGH_POINTS)
     return judge(samples, bounds_um=bounds_um, depth_of_field_um=depth_of_field_um, dense=True)
+
+
+def pass_through(
+    bounds_um: tuple[float, float], direction: int, exposures: int, samples: list[Sample]
+) -> Generator[float, Sample, int]:
+    """Ask for the far end, keep what can be used; return how often it was asked, 0 if it was not reached."""
+    low_um, high_um = bounds_um
+    end_um = high_um if direction > 0 else low_um
+    left_um = math.inf
+    for asked in range(1, exposures + 1):
+        sample = yield end_um
+        if math.isnan(sample.position_um):  # not known where
+            continue
+        before_um, left_um = left_um, (end_um - sample.position_um) * direction
+        if sample.usable and low_um <= sample.position_um <= high_um:
+            samples.append(sample)
+        # it is there when the end is nearer than the next exposure would be
+        if left_um <= 0 or left_um < (before_um - left_um) / 2 < math.inf:
+            return asked
+    return 0

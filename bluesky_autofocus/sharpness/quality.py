@@ -13,6 +13,7 @@ SATURATED = "saturated"
 BLACK = "black"
 NOT_FINITE = "not_finite"
 UNIFORM = "uniform"
+TORN = "torn"
 
 MAX_SATURATED_FRACTION = 0.75
 """A frame is saturated if a larger fraction is at full scale. A clipped background does no harm as long as
@@ -21,6 +22,16 @@ the objects before it are not: recorded frames with half their pixels clipped fo
 MIN_CONTRAST = 1e-3
 """A frame is uniform if its contrast is lower: the shot noise of a full well (1e5 electrons) alone is 3e-3,
 so no camera sees such a frame through an open shutter."""
+
+LEAST_TORN_FRACTION = 1 / 64
+"""A frame is torn if more of its rows are missing, at the top or at the bottom."""
+
+TORN_STEP = 0.5
+"""And if the step from the missing rows to the first others is more than this fraction of that to the mean of
+all others. A background that is clipped passes over into the specimen little by little."""
+
+ROWS_BESIDE = 4
+"""Those first others."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,8 @@ class FrameQuality:
         Whether every value is finite.
     dark_level : float
         Mean at or below which the frame counts as black.
+    torn_rows : int
+        Rows at the top or at the bottom that are missing: of one grey level, up to a step.
     """
 
     mean: float
@@ -46,10 +59,11 @@ class FrameQuality:
     saturated_fraction: float
     finite: bool
     dark_level: float = 0.0
+    torn_rows: int = 0
 
     @property
     def problem(self) -> str | None:
-        """Why the frame should not be scored: NOT_FINITE, SATURATED, BLACK, UNIFORM or None."""
+        """Why the frame should not be scored: NOT_FINITE, SATURATED, BLACK, UNIFORM, TORN or None."""
         if not self.finite:
             return NOT_FINITE
         if self.saturated_fraction > MAX_SATURATED_FRACTION:
@@ -58,6 +72,8 @@ class FrameQuality:
             return BLACK
         if self.contrast < MIN_CONTRAST:
             return UNIFORM
+        if self.torn_rows:
+            return TORN
         return None
 
 
@@ -106,4 +122,24 @@ def examine_frame(
         limit = ceil(full_scale) if values.dtype.kind == "u" else full_scale
         saturated = cv2.countNonZero((values >= limit).view(np.uint8))
     contrast = variance(values) ** 0.5 / level if level > 0 else 0.0
-    return FrameQuality(level, contrast, saturated / values.size, True, dark_level)
+    torn = _torn_rows(values)
+    return FrameQuality(level, contrast, saturated / values.size, True, dark_level, torn)
+
+
+def _torn_rows(values: np.ndarray) -> int:
+    """Return how many rows at one end a camera or a link did not deliver; shape of values (H, W)."""
+    for rows in (values, values[::-1]):
+        grey = rows[0, 0]
+        if (rows[0] != grey).any():
+            continue
+        others = (rows != grey).any(axis=1)
+        missing = int(others.argmax())
+        if not others.any() or missing <= LEAST_TORN_FRACTION * len(rows):
+            continue
+        whole = rows[missing:]
+        if (whole.min(axis=1) == whole.max(axis=1)).any():
+            continue  # a pattern without noise, or a background that is clipped, which a camera delivered
+        step, to_mean = (abs(float(part.mean()) - float(grey)) for part in (whole[:ROWS_BESIDE], whole))
+        if step > TORN_STEP * to_mean:
+            return missing
+    return 0

@@ -14,7 +14,7 @@ from bluesky_autofocus.callbacks import SharpnessAnalysis
 from bluesky_autofocus.clock import VirtualClock
 from bluesky_autofocus.devices import SimulatedRunningAxis, SimulatedSmearMicroscope
 from bluesky_autofocus.devices._smear import TimedCamera
-from bluesky_autofocus.plans import Approach, ReadingTimeoutError, sweep_focus
+from bluesky_autofocus.plans import Approach, ReadingTimeoutError, search_focus, sweep_focus
 from bluesky_autofocus.records import Reason
 from bluesky_autofocus.simulation.motion import AxisMechanics
 
@@ -420,4 +420,57 @@ def test_the_exposure_time_rises_on_the_way(make, analysis, run):
     bench.camera.render = lambda: longer(bench.camera.middle_s)
     verdict = run(sweep(bench, analysis, dose_budget_s=0.2))
     assert (verdict.found, verdict.reason) == (False, Reason.DOSE_SPENT)
+    assert bench.at_rest and bench.axis.position == pytest.approx(START_UM, abs=0.1)
+
+
+@pytest.mark.parametrize("z_um", [9.0, -14.0])
+def test_a_search_that_begins_in_flight(tmp_path, run, analysis, documents, z_um):
+    """One run finds the valley, a few exposures at rest the focus."""
+    microscope = SimulatedSmearMicroscope(
+        name="microscope",
+        frame_directory=tmp_path,
+        frame_shape=(128, 160),
+        smear_options={"density_per_mm2": (4000.0, 4000.0), "covered": (1.0, 1.0)},
+        mechanics=MECHANICS,
+        z_um=z_um,
+        seed=3,
+    )
+    dof_um = microscope.depth_of_field_um
+    verdict = run(
+        search_focus(
+            [microscope],
+            microscope.z,
+            analysis=analysis,
+            bounds_um=(-20.0, 20.0),
+            velocity_um_s=100.0,
+            reaction_s=0.08,
+            budget=100,
+            depth_of_field_um=dof_um,
+            approach=Approach(overshoot_um=2.0),
+            travel_um=(-25.0, 25.0),
+        )
+    )
+    assert verdict.found, verdict
+    assert abs(microscope.defocus_um) < dof_um / 2
+    assert (verdict.method, verdict.parameters["velocity_um_s"]) == ("search", 100.0)
+    velocities = [data["microscope_z_actual_velocity"] for data in documents.events("focus_search")]
+    in_flight = [velocity for velocity in velocities if velocity]
+    assert 5 <= len(in_flight) == len(velocities) - velocities[::-1].index(in_flight[-1])
+    assert len(velocities) > len(in_flight)  # the confirming one at least
+
+
+def test_a_search_that_begins_in_flight_and_is_refused(make, analysis, run):
+    bench = make(contrast=lambda z: 0.5)
+    verdict = run(
+        search_focus(
+            [bench.camera],
+            bench.axis,
+            analysis=analysis,
+            bounds_um=BOUNDS_UM,
+            velocity_um_s=60.0,
+            budget=60,
+            travel_um=(-35.0, 45.0),
+        )
+    )
+    assert not verdict.found
     assert bench.at_rest and bench.axis.position == pytest.approx(START_UM, abs=0.1)

@@ -436,9 +436,9 @@ class TestLight:
             unharmed(bench, index)
 
     @pytest.mark.parametrize("case", ["single", "two, contradicted"], indirect=True)
-    def test_an_abort_at_every_message(self, RE, documents, run, count, unharmed, case):  # noqa: N803
+    def test_an_abort_at_every_other_message(self, RE, documents, run, count, unharmed, case):  # noqa: N803
         bench, make, _ = case
-        for index in range(count(make())):
+        for index in range(0, count(make()), 2):
             put_at_start(bench)
             with pytest.raises(RunEngineInterrupted):
                 run(at_message(make(), index, pausing))
@@ -448,14 +448,14 @@ class TestLight:
             unharmed(bench, index)
 
     @pytest.mark.parametrize("case", ["single, contradicted", "two"], indirect=True)
-    def test_a_pause_at_every_message(self, RE, documents, run, count, case):  # noqa: N803
+    def test_a_pause_at_every_other_message(self, RE, documents, run, count, case):  # noqa: N803
         bench, make, found = case
         messages = count(make())
         streams = ("focus_single_shot", "focus_two_led", "focus_brent")
         keys = ("z", "leds")
         expected = [[data[key] for key in keys] for stream in streams for data in documents.events(stream)]
         verdicts = documents.events("verdict")
-        for index in range(messages):
+        for index in range(1, messages, 2):
             put_at_start(bench)
             documents.clear()
             with pytest.raises(RunEngineInterrupted):
@@ -519,9 +519,9 @@ class TestScans:
             unharmed(bench, index)
 
     @pytest.mark.parametrize("case", ["coarse and fine", "key frame, held back"], indirect=True)
-    def test_an_abort_at_every_message(self, RE, documents, run, count, unharmed, case):  # noqa: N803
+    def test_an_abort_at_every_third_message(self, RE, documents, run, count, unharmed, case):  # noqa: N803
         bench, make, _ = case
-        for index in range(count(make())):
+        for index in range(0, count(make()), 3):
             put_at_start(bench)
             with pytest.raises(RunEngineInterrupted):
                 run(at_message(make(), index, pausing))
@@ -531,7 +531,7 @@ class TestScans:
             unharmed(bench, index)
 
     @pytest.mark.parametrize("case", ["coarse and fine", "key frame, held back"], indirect=True)
-    def test_a_pause_at_every_message(self, RE, documents, run, count, case):  # noqa: N803
+    def test_a_pause_at_every_third_message(self, RE, documents, run, count, case):  # noqa: N803
         bench, make, reason = case
         messages = count(make())
         streams = ("focus_coarse_fine", "focus_key_frame")
@@ -540,7 +540,7 @@ class TestScans:
         (undisturbed,) = documents.events("verdict")
         assert undisturbed["verdict_reason"] == reason
         stands_at = bench.axis.position
-        for index in range(messages):
+        for index in range(1, messages, 3):
             put_at_start(bench)
             documents.clear()
             with pytest.raises(RunEngineInterrupted):

@@ -179,6 +179,15 @@ class TestNotFound:
         assert (verdict.reason, verdict.exposures) == (Reason.SATURATED, 3)  # twice taken again
         assert bench.axis.position == bench.start_um
 
+    @pytest.mark.parametrize("lost", [(1, 2), (1, 7), (6, 12)])
+    def test_a_flicker_costs_an_exposure_and_no_more(self, bench, focus, documents, lost):
+        bench.camera.render = lambda: bench.frame(bench.axis.load_um) * (bench.triggers.calls not in lost)
+        verdict = focus(bench, budget=22)
+        assert verdict.position_um == pytest.approx(bench.focus_um, abs=DOF_UM / 2)
+        assert verdict.exposures <= 22
+        asked_um = [event["z"] for event in documents.events("focus_search")]
+        assert [asked_um[one] for one in lost] == [asked_um[one - 1] for one in lost]
+
 
 @pytest.mark.parametrize(
     ("options", "error", "named"),

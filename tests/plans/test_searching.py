@@ -18,8 +18,10 @@ from bluesky_autofocus.plans import (
     autofocus,
     brent_focus,
     focus_if_blurred,
+    search_focus,
     sweep_focus,
 )
+from bluesky_autofocus.records import Reason
 from bluesky_autofocus.search import BlurTrigger
 from bluesky_autofocus.sharpness import UnknownMetricError
 
@@ -117,6 +119,38 @@ def test_unknown_names_open_no_run(RE, bench, analysis, messages, options, error
     with pytest.raises(error, match=named):
         RE(autofocus([bench.camera], bench.axis, analysis=analysis, **GOOD, **options))
     assert messages == []
+
+
+class TestTheConfirmingFrame:
+    """It is compared with the best frame that could be used, whatever became of the others."""
+
+    @pytest.fixture
+    def search(self, RE, make_bench, run):  # noqa: N803
+        """Return a function that searches, where the first frames are black, and focus is knocked later."""
+        by_score = SharpnessAnalysis(octaves=False)
+        RE.subscribe(by_score)
+
+        def search(black, knocked_after=math.inf):
+            bench = make_bench()
+
+            def render():
+                knock_um = 8.0 if bench.triggers.calls > knocked_after else 0.0
+                return bench.frame(bench.axis.load_um + knock_um) * (bench.triggers.calls > black)
+
+            bench.camera.render = render
+            options = {"analysis": by_score, "depth_of_field_um": bench.depth_of_field_um, "budget": 20}
+            return bench, run(search_focus([bench.camera], bench.axis, **GOOD, **options))
+
+        return search
+
+    @pytest.mark.parametrize("black", [0, 1, 2])
+    def test_is_worse(self, search, black):
+        _, undisturbed = search(black)
+        assert undisturbed.found
+        bench, verdict = search(black, knocked_after=undisturbed.exposures - 1)
+        assert verdict.exposures == undisturbed.exposures
+        assert (verdict.found, verdict.reason) == (False, Reason.WORSE_AFTERWARDS)
+        assert bench.axis.position == bench.start_um
 
 
 DRY = {

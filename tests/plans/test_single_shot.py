@@ -319,6 +319,14 @@ class TestNearFocus:
         assert [message.args[0] for message in of_axis if message.command == "set"] == [-2.7, 0.0]
         assert bench.moves.calls == 0
 
+    @pytest.mark.parametrize("limits", [(-100.0, 100.0), (1000.0, 40_000.0)])
+    def test_a_dry_run_knows_not_where_the_axis_is(self, make_light_bench, single_shot, limits):
+        """It is not near 0 um, say, where the limits of a working distance are elsewhere."""
+        bench = make_light_bench(start_um=sum(limits) / 2, limits=limits)
+        plan = focus(bench, single_shot(), depth_of_field_um=2.7)
+        assert [message.obj for message in plan if message.command == "trigger"].count(bench.camera) == 2
+        assert bench.triggers.calls == 0
+
 
 class TestErrors:
     """Frames that the analysis is not made for: an error that says so, and all is as before."""

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections import Counter
 from itertools import pairwise
@@ -6,9 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from octaves import follow
 
 from bluesky_autofocus.records import Reason
-from bluesky_autofocus.search import LEAST_GRID_EXPOSURES, grid_search
+from bluesky_autofocus.search import LEAST_GRID_EXPOSURES, Sample, grid_search
 
 DOF_UM = 2.0
 fixed = settings(deadline=None, derandomize=True, max_examples=20)
@@ -205,6 +207,56 @@ class TestPositions:
         asked, conclusion = searched(drive, peak, bounds_um=(-150, 150), exposures=40)
         assert conclusion.found
         assert max(np.diff(sorted(asked))) < 2 * 8
+
+
+class TestLostFrames:
+    """Exposures of these numbers give frames that cannot be used."""
+
+    def of(self, curve, lost, *, exposures=14, **options):
+        numbers = itertools.count()
+
+        def sample_at(x):
+            if next(numbers) in lost:
+                return Sample(x, math.nan, reason=Reason.BLACK)
+            return Sample(x, curve(x))
+
+        options = {"exposures": exposures, "depth_of_field_um": DOF_UM, **options}
+        return follow(grid_search((-25.0, 25.0), **options), sample_at)
+
+    @pytest.mark.parametrize("lost", [(0,), (0, 1), (4, 9), (10, 12), (11, 12)])
+    def test_are_taken_again(self, peak, lost):
+        """In the grid or after it."""
+        undisturbed, expected = self.of(peak, (), exposures=30)
+        asked, conclusion = self.of(peak, lost, exposures=30)
+        assert len(asked) == len(undisturbed) + len(lost) < 30
+        assert [x for number, x in enumerate(asked) if number not in lost] == undisturbed
+        assert conclusion == expected
+        assert conclusion.position_um == pytest.approx(3.0, abs=0.5 * DOF_UM)
+
+    def test_but_not_for_ever(self, peak):
+        asked, conclusion = self.of(peak, range(99))
+        assert (conclusion.reason, asked) == (Reason.BLACK, 3 * [-25.0])
+        asked, conclusion = self.of(peak, range(5, 99), most_lost=0)
+        assert (conclusion.reason, len(asked)) == (Reason.BLACK, 6)
+
+    @pytest.mark.parametrize("exposures", [3, 5, 6, LEAST_GRID_EXPOSURES, 14])
+    @pytest.mark.parametrize("lost", [(), (0,), (0, 1), (2, 4), (7,)])
+    def test_count(self, peak, lost, exposures):
+        asked, conclusion = self.of(lambda x: peak(x) + 0.2 * math.sin(9 * x), lost, exposures=exposures)
+        assert len(asked) <= exposures
+        if exposures < LEAST_GRID_EXPOSURES:
+            assert not conclusion.found
+
+    def test_the_last_one(self, peak):
+        """Nothing is left to take it again with: what the others tell is concluded."""
+
+        def rippled(x):
+            return peak(x) + 0.01 * math.sin(9 * x)
+
+        undisturbed, _ = self.of(rippled, (), precision=1e-4)
+        asked, conclusion = self.of(rippled, (13,), precision=1e-4)
+        assert len(asked) == 14 and asked == undisturbed
+        assert conclusion.position_um == pytest.approx(3.0, abs=0.5 * DOF_UM)
 
 
 curves = st.lists(st.floats(0, 100), min_size=12, max_size=12)

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import math
 from collections import Counter
 
@@ -38,6 +39,25 @@ def trials(count, span, **options):
         )
 
 
+class TestPassing:
+    @pytest.mark.parametrize("lost", [0, 3, 5])
+    def test_frames_of_no_use_are_of_the_budget(self, lost):
+        """However precise it is to be, no more is asked for than allowed."""
+        specimen, asked = Octaves(2.0), 0
+        search = octave_search((-20.0, 20.0), exposures=16, depth_of_field_um=1.0, precision=1e-6, passing=1)
+        position = next(search)
+        try:
+            while True:
+                asked += 1
+                at = min(-20.0 + 4.4 * asked, 20.0) if asked <= 10 + lost and position == 20.0 else position
+                unknown = 3 < asked <= 3 + lost
+                position = search.send(
+                    Sample(math.nan if unknown else at, math.nan, specimen.bands(at), Reason.OK)
+                )
+        except StopIteration:
+            assert asked <= 16
+
+
 class TestFound:
     @pytest.mark.parametrize(("span", "most"), [(10.0, 7), (20.0, 7), (40.0, 8), (80.0, 12)])
     def test_wherever_it_is(self, span, most):
@@ -64,6 +84,24 @@ class TestFound:
         search = octave_search((-20.0, 20.0), exposures=14)
         _, conclusion = follow(search, lambda z: Sample(z, math.nan, Octaves(7.3).bands(z)))
         assert conclusion.position_um == pytest.approx(7.3, abs=0.5)
+
+    def test_where_the_light_makes_the_contrast_of_exposures_differ(self):
+        """A camera's dark level is in the mean of its frames, so contrast goes with the light."""
+        conclusions = []
+        for seed in range(20):
+            light = np.random.default_rng((seed, 1))
+            specimen = Lit(
+                Octaves(7.3, seed=seed), lambda light=light: max(1 + 0.1 * light.standard_normal(), 0.5)
+            )
+            conclusions.append(searched(specimen)[1])
+        assert sum(conclusion.found for conclusion in conclusions) >= 19
+        assert all(abs(one.position_um - 7.3) < 0.5 for one in conclusions if one.found)
+
+    def test_near_the_end_of_the_range(self):
+        for seed in range(20):
+            asked, conclusion = searched(Octaves(-2.0, seed=seed), bounds=(-4.3, 15.7))
+            assert conclusion.position_um == pytest.approx(-2.0, abs=0.5), conclusion
+            assert min(asked) >= -4.3
 
 
 class TestBeyond:
@@ -92,6 +130,14 @@ class TestNotFound:
             layers = Several(Octaves(-9.0, seed=seed), Octaves(8.0, seed=seed + 50))
             _, conclusion = searched(layers, exposures=20)
             assert not conclusion.found, conclusion
+
+    def test_dust_before_a_specimen_that_is_hardly_seen(self):
+        """Strong in a few tiles, the specimen faint in all others: neither is taken for the focus."""
+        for seed in range(15):
+            dust = Octaves(9.0, contrast=0.3, filled=0.06, seed=seed)
+            specimen = Octaves(-6.0, contrast=0.05, noise=0.05, seed=seed + 50)
+            _, conclusion = searched(Several(dust, specimen), exposures=20)
+            assert not (conclusion.found and conclusion.position_um > 0), conclusion
 
     @pytest.mark.parametrize("bounds", [(-20.0, 20.0), (-3.0, 30.0), (1.0, 25.0), (1.0, 8.0), (2.0, 12.0)])
     def test_a_phase_object(self, bounds):
@@ -148,6 +194,34 @@ def test_scores_alone_are_searched_by_a_grid():
     assert conclusion.position_um == pytest.approx(3.0, abs=0.2) and len(asked) <= 20
 
 
+class TestLostFramesOfScoresAlone:
+    """The ripple is not explained by a peak, so the grid spends whatever it is given."""
+
+    def of(self, lost, exposures=14):
+        numbers = itertools.count()
+
+        def sample_at(z):
+            if next(numbers) in lost:
+                return Sample(z, math.nan, reason=Reason.TORN)
+            return Sample(z, 0.1 + (1 + ((z - 3) / 4) ** 2) ** -2 + 0.01 * math.sin(9 * z))
+
+        search = octave_search((-20.0, 20.0), exposures=exposures, depth_of_field_um=1.0, precision=1e-4)
+        return follow(search, sample_at)
+
+    @pytest.mark.parametrize("lost", [(), (0,), (0, 1), (0, 5), (1, 8), (9, 13)])
+    def test_count_before_and_after_the_grid_takes_over(self, lost):
+        asked, _ = self.of(lost)
+        assert len(asked) == 14
+        asked, conclusion = self.of(lost, exposures=20)
+        assert len(asked) == 20
+        assert conclusion.position_um == pytest.approx(3.0, abs=0.5)
+
+    @pytest.mark.parametrize("lost", [(0, 1, 2), (0, 1, 3), (0, 4, 5), (3, 6, 7)])
+    def test_are_taken_again_twice_in_all(self, lost):
+        asked, conclusion = self.of(lost)
+        assert (conclusion.reason, len(asked)) == (Reason.TORN, lost[-1] + 1)
+
+
 class TestWhateverTheSpecimen:
     specimens = st.builds(
         Octaves,
@@ -192,6 +266,18 @@ class TestWhateverTheSpecimen:
         assert other.reason is one.reason
         if one.found:
             assert other.position_um == pytest.approx(-one.position_um, abs=0.3)
+
+
+class Lit(Octaves):
+    """A specimen in light that is not the same at each exposure."""
+
+    def __init__(self, specimen, brightness):
+        self.specimen, self.brightness = specimen, brightness
+
+    def bands(self, position):
+        bands, light = self.specimen.bands(position), self.brightness()
+        signal = np.multiply.outer(self.specimen.energies * self.specimen.left(position), self.specimen.where)
+        return dataclasses.replace(bands, energies=bands.energies + (light**2 - 1) * signal)
 
 
 def dataclass_copy(specimen: Octaves) -> Octaves:

@@ -6,6 +6,7 @@ from bluesky_autofocus.sharpness import (
     MAX_SATURATED_FRACTION,
     NOT_FINITE,
     SATURATED,
+    TORN,
     UNIFORM,
     examine_frame,
 )
@@ -41,10 +42,11 @@ def test_rgb():
 def test_saturation_begins_above_the_limit():
     image = frame()
     n_allowed = int(MAX_SATURATED_FRACTION * image.size)
-    image.flat[:n_allowed] = 65535
+    places = np.random.default_rng(5).permutation(image.size)
+    image.flat[places[:n_allowed]] = 65535
     assert examine_frame(image).saturated_fraction == pytest.approx(MAX_SATURATED_FRACTION)
     assert examine_frame(image).problem is None
-    image.flat[n_allowed] = 65535
+    image.flat[places[n_allowed]] = 65535
     assert examine_frame(image).problem == SATURATED
 
 
@@ -114,3 +116,33 @@ def test_refuses_other_settings():
         examine_frame(frame(), full_scale=0)
     with pytest.raises(TypeError, match="got dtype complex64"):
         examine_frame(frame(np.complex64))
+
+
+@pytest.mark.parametrize("level", [0, 65535])
+@pytest.mark.parametrize("missing", [slice(None, 30), slice(55, None)])
+def test_a_frame_without_its_first_or_last_rows(level, missing):
+    image = frame()
+    image[missing] = level
+    assert examine_frame(image).problem == TORN
+    assert examine_frame(image).torn_rows == len(image[missing])
+
+
+def test_a_clipped_background_is_not_torn():
+    rows, columns = np.ogrid[:100, :120]
+    spot = 30_000 * np.exp(-((rows - 70) ** 2 + (columns - 60) ** 2) / 200)
+    image = np.maximum(spot - 50, 0).astype(np.uint16)
+    assert (image[:20] == 0).all()
+    assert examine_frame(image).problem is None
+    assert examine_frame(65535 - image).problem is None
+
+
+def test_a_row_that_is_missing_alone_does_no_harm():
+    image = frame()
+    image[0] = 0
+    assert examine_frame(image).problem is None
+
+
+def test_stripes_are_not_torn():
+    image = np.full((48, 64), 1000, np.uint16)
+    image[::2] += 400
+    assert examine_frame(image).problem is None
