@@ -24,6 +24,8 @@ SHOWN = {
         "median_error_dof": "the same, all ranges and doses: median error",
         "confident_wrong_per_10000": "the same: confident and wrong, of 10,000",
         "traps_confident": "traps, dust before a faint specimen for the most: confident and wrong",
+        "robust_least_success": "drift, backlash, vibration, flicker, dead frames, dust: the worst of them",
+        "recorded_success": "recorded stacks, from every plane: within 1 DOF or plane",
         "best_peer_success_40dof_medium": "the best of eight peers, phase specimens too: within 1 DOF",
         "best_peer_confident_wrong_per_10000": "the same: confident and wrong, of 10,000",
     },
@@ -81,6 +83,43 @@ SHOWN = {
         "best_classical_gain_z10": "the same, the best deconvolution, told the distance",
         "psnr_gain_z32": "32 um below focus",
         "frame_2048_s": "refocusing a frame of 2048 x 2048",
+    },
+    "predicting_focus": {
+        "saved_wandering": "drifting nights, 99 % of frames within 1 DOF: share of corrections that is saved",
+        "saved_any_of_them": "the same, corrected when a frame is blurred too",
+        "coverage_2sigma": "the same: truth within two stated sigma, a knock apart",
+    },
+    "focus_surface": {
+        "coverage_2sigma": "surface through 20 of 225 tiles: the others within two stated sigma",
+        "coverage_2sigma_few": "the same, through 6",
+        "outliers_found": "the same, 8 % of the tiles focused on dust: noticed",
+    },
+    "night": {
+        "within_1_dof": "a simulated night of 10,000 tiles by `tile_scan`, not empty ones: within 1 DOF",
+        "extra_exposures_per_frame": "the same: exposures for focusing, per frame",
+        "rss_growth": "the same: growth of memory after 500 frames",
+    },
+    "faults": {
+        "faults": "faults of devices, analysis, disk, catalogue and by hand, in 15 plans",
+        "lost_frames": "the same: Events without their frame or document",
+        "out_of_bounds": "the same: moves beyond the limits or the travel range",
+        "not_restored": "the same: axis, light or camera not as before",
+    },
+    "two_exposure": {
+        "times_bound_medium": "two-exposure focus of a SEM, medium dose: RMS error over the least possible",
+        "times_bound_low": "the same, low dose",
+        "coverage_2sigma": "the same: within two stated sigma",
+        "confident_wrong": "the same: confident and wrong",
+        "astigmatism_rmse": "the same: astigmatism, RMS error",
+    },
+    "backends": {
+        "cells_passed": "acceptance of seven back ends, EPICS and Micro-Manager among them: passed",
+        "cells_total": "the same: back end x behaviour",
+    },
+    "scale": {
+        "insert_cpu_ms_1e5": "a run stored among 100,000, SQLite",
+        "search_cpu_ms_1e5": "a search among 100,000 runs, SQLite",
+        "search_cpu_ms_1e5_postgresql": "the same, PostgreSQL",
     },
     "chain": {
         "chain_ms": "one exposure through everything, 2048 x 2048",

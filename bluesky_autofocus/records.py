@@ -67,6 +67,7 @@ class Reason(StrEnum):
     SATURATED = "saturated"
     UNIFORM = "uniform"
     NOT_FINITE = "not_finite"
+    TORN = "torn"
 
 
 @dataclasses.dataclass(frozen=True)

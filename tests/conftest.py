@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,8 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bluesky_autofocus.simulation.ioc import loopback
+
 # No test draws to a screen.
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Nor talks any to the IOCs of a laboratory, which is to be said before ophyd is imported.
+os.environ.update(loopback(servers=5))
 
 from bluesky import RunEngine
 
@@ -118,3 +123,24 @@ def shared_stacks() -> Path:
     if not SHARED_STACKS.is_dir():
         pytest.skip(f"the recorded focus stacks are not at {SHARED_STACKS}")
     return SHARED_STACKS
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Print what every back end did at the acceptance test, as a table."""
+    cells: dict[tuple[str, str], bool] = {}
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            found = re.search(r"test_backends\.py::test_(\w+)\[(?:(\w+)-)?(\w+)\]", report.nodeid)
+            if found and (report.when == "call" or outcome == "error"):
+                behaviour, variant, backend = found.groups()
+                cell = backend, behaviour if variant is None else f"{behaviour} {variant}"
+                cells[cell] = cells.get(cell, True) and outcome == "passed"
+    if not cells:
+        return
+    behaviours = list(dict.fromkeys(behaviour for _, behaviour in cells))
+    terminalreporter.section("back end x behaviour")
+    for backend in sorted({backend for backend, _ in cells}):
+        row = [{True: "yes", False: "NO", None: "-"}[cells.get((backend, each))] for each in behaviours]
+        said = "  ".join(f"{each}: {yes}" for each, yes in zip(behaviours, row, strict=True))
+        terminalreporter.write_line(f"{backend:14} {said}")
+    terminalreporter.write_line(f"{sum(cells.values())} of {len(cells)} cells passed")

@@ -9,7 +9,7 @@ import pytest
 from bluesky_autofocus import sharpness
 from bluesky_autofocus.callbacks import FocusRecord
 from bluesky_autofocus.cli._main import _parser
-from bluesky_autofocus.plans import METHODS, Approach, autofocus, focus_if_blurred
+from bluesky_autofocus.plans import METHODS, Approach, autofocus, focus_if_blurred, tile_scan, time_lapse
 from bluesky_autofocus.records import Reason, Verdict
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,7 +106,7 @@ def test_every_argument_of_the_plans_is_explained():
     text = prose_of(DOCS / "reference" / "plans.md")
     named = {
         argument
-        for plan in (*METHODS.values(), autofocus, focus_if_blurred, Approach)
+        for plan in (*METHODS.values(), autofocus, focus_if_blurred, tile_scan, time_lapse, Approach)
         for argument in inspect.signature(plan).parameters
     }
     assert {argument for argument in named if f"`{argument}`" not in text} == set()

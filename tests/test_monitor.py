@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from types import SimpleNamespace
 
 import cv2
@@ -163,8 +164,8 @@ def test_a_document_that_cannot_be_shown_is_logged_and_the_page_goes_on(caplog):
 
 
 def test_a_session_serves_the_page_until_it_closes(RE, camera):
-    catalog = SimpleNamespace(close=lambda: None)
-    session = Session(RE, catalog, None, None, None, None)
+    closable = SimpleNamespace(close=lambda: None)
+    session = Session(RE, closable, None, closable, None, None)
     page = session.monitor()
     (uid,) = RE(bp.count([camera]))
     urllib.request.urlopen(page.url, timeout=30).close()
@@ -173,6 +174,21 @@ def test_a_session_serves_the_page_until_it_closes(RE, camera):
     session.close()
     with pytest.raises(OSError):
         urllib.request.urlopen(page.url, timeout=5)
+
+
+def test_a_page_that_is_closed_collects_nothing(RE, camera, monkeypatch):
+    handed = []
+    take_in = Monitor.__call__
+    monkeypatch.setattr(Monitor, "__call__", lambda page, *doc: (handed.append(page), take_in(page, *doc)))
+    closable = SimpleNamespace(close=lambda: None)
+    with Session(RE, closable, None, closable, None, None) as session:
+        page, closed = session.monitor(), session.monitor()
+        for _ in range(2):
+            closed.close()
+        RE(bp.count([camera]))
+        assert page in handed and closed not in handed
+    closed("start", {"uid": "s", "time": 0.0})  # of somebody else
+    assert closed._documents.empty()
 
 
 def wait_until(happened):
@@ -187,7 +203,14 @@ def wait_until(happened):
 def serving(folder, *arguments):
     """Run `serve`; give the address of the page, and the process."""
     command = [sys.executable, "-m", "bluesky_autofocus", "serve", "--catalog", str(folder), *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        # tests that were started in the background ignore Ctrl-C, and so would it
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         said = []
         for line in process.stdout:
@@ -217,7 +240,7 @@ def test_serve_shows_the_runs_of_another_process(RE, camera, specimen, analysis,
             tab.wait_for("2 of 2 points")
             tab.wait_for("ended: success")
             process.send_signal(signal.SIGINT)
-            assert process.wait(30) == 0
+            assert process.wait(120) == 0
     finally:
         catalog.close()
 

@@ -74,6 +74,7 @@ ARGUMENTS = {
         "light": "sem.magnification",
     },
     "focus": {"method": "sweep", "budget": 21, "md": {"sample": "sem"}},
+    "check": {"bounds_um": [9_990, 10_080.5], "planes": 9, "md": {"sample": "sem"}},
     "resume": {"uid": "1d2c"},
     "count": {"detectors": ["sem"], "num": 2},
     "scan": [["sem"], "sem.working_distance", 9_990, 10_010, 3],
@@ -221,7 +222,7 @@ def test_all_plans_that_open_a_run_are_listed_with_descriptions(listed):
         undescribed = [one["name"] for one in plan["parameters"] if not one.get("description")]
         assert not undescribed, name
     analysis = next(one for one in listed["autofocus"]["parameters"] if one["name"] == "analysis")
-    assert analysis["annotation"]["enums"] == {"AnalysisName": ["sharpness"]}
+    assert analysis["annotation"]["enums"] == {"AnalysisName": ["sharpness", "two_exposure"]}
 
 
 def test_every_plan_takes_its_arguments_as_json(manager, listed):

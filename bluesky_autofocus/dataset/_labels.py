@@ -69,11 +69,17 @@ class _Frames:
     def __init__(self, run: Any, stream: str, key: str, resource: Mapping[str, Any] | None) -> None:
         self._run, self.stream, self._key, self._resource = run, stream, key, resource
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a connection to a server does not travel; to a worker of a cluster the file has to be at hand
+        return {**self.__dict__, "_run": None}
+
     def __getitem__(self, row: int) -> NDArray:
         if self._resource is not None:
             try:
                 return _picture(read_frame(self._resource, row))
             except FileNotFoundError:
+                if self._run is None:
+                    raise
                 self._resource = None
         return _picture(np.asarray(self._run[self.stream, self._key][row]))
 

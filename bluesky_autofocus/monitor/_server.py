@@ -46,6 +46,8 @@ class Monitor:
         Returns documents that have come since it was called last; called five times a second.
     fetch_frame : callable, optional
         ``(stream_resource, row) -> frame``. By default from memory or from the file.
+    on_close : callable, optional
+        Called once, without arguments, when the page is closed: it is to be handed no more documents.
 
     Raises
     ------
@@ -62,6 +64,7 @@ class Monitor:
         address: str = "127.0.0.1",
         fetch: Callable[[], Iterable[Document]] | None = None,
         fetch_frame: Callable[[Mapping[str, Any], int], Any] = read_frame,
+        on_close: Callable[[], None] = lambda: None,
     ) -> None:
         try:
             import bokeh.server.server  # noqa: F401 - told here, not from a thread
@@ -71,7 +74,7 @@ class Monitor:
             ) from error
         self.watched = Watched(fetch_frame)
         self._address, self._key = address, secrets.token_urlsafe(16)
-        self._fetch = fetch or (lambda: ())
+        self._fetch, self._on_close = fetch or (lambda: ()), on_close
         self._documents: queue.SimpleQueue[Document] = queue.SimpleQueue()
         try:
             family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -93,12 +96,15 @@ class Monitor:
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}/{self._key}"
 
     def __call__(self, name: str, doc: Mapping[str, Any]) -> None:
-        """Take in a document."""
-        self._documents.put((name, doc))
+        """Take in a document, as long as the page is served."""
+        if self._thread.is_alive() and not self._end.is_set():
+            self._documents.put((name, doc))
 
     def close(self) -> None:
         """Stop serving."""
-        self._end.set()
+        if not self._end.is_set():
+            self._end.set()
+            self._on_close()
         self._thread.join(ENDED_S)
 
     def __enter__(self) -> "Monitor":
