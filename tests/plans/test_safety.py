@@ -351,10 +351,18 @@ class TestInMidMove:
         assert [data["z"] for data in documents.events("focus_brent")] == [-20.0, 0.0, 7.3, 14.0, 7.3]
         assert bench.axis.position == 7.3
 
-    def test_a_failure_beside_it(self, RE, analysis, documents, run, unharmed, interrupted):  # noqa: N803
+    def test_a_failure_beside_it(self, RE, make_bench, analysis, documents, run, unharmed):  # noqa: N803
         """An error of something else, while the axis moves, has it put back too."""
-        failing = Status()
-        bench = interrupted(3, lambda: failing.set_exception(OSError("lamp")))
+        failing, told = Status(), threading.Event()
+
+        def fail():
+            # While it waits for a move, a RunEngine hears of no other failure before that move ends, and
+            # this one never does. So it is told before it waits: callbacks are called in turn, its own first.
+            failing.add_callback(lambda _: told.set())
+            failing.set_exception(OSError("lamp"))
+            assert told.wait(60)
+
+        bench = make_bench(mechanics=AxisMechanics(velocity_um_s=100.0), clock=HeldClock(3, fail))
 
         class Lamp:
             name, parent = "lamp", None
