@@ -136,7 +136,9 @@ class Curve:
         weights = FREQUENCIES**2 / (1 + (FREQUENCIES / 0.12) ** 4)
         score = float(weights @ np.maximum(energies + noise, 0).mean(axis=1))
         noises = np.broadcast_to(noise, energies.shape)
-        return Exposed(score, BandEnergies(tuple(FREQUENCIES), energies + noise, noises, samples[:, 0]))
+        even = np.zeros(len(FREQUENCIES))
+        bands = BandEnergies(tuple(FREQUENCIES), energies + noise, noises, samples[:, 0], even)
+        return Exposed(score, bands)
 
     def _transferred(self, defocus: float) -> np.ndarray:
         away = defocus - self.heights

@@ -22,9 +22,13 @@ class BandEnergies:
         How much of it the noise is at most, shape (B, T).
     samples : numpy.ndarray
         Independent values that each is the mean of, shape (B,).
+    skews : numpy.ndarray
+        Skewness of each band over the whole frame, noise and all, shape (B,): far below zero where what
+        stands out is dark and little, far above where it is bright.
     """
 
     frequencies: tuple[float, ...]
     energies: np.ndarray
     noises: np.ndarray
     samples: np.ndarray
+    skews: np.ndarray

@@ -34,6 +34,8 @@ class Reason(StrEnum):
     """One exposure stands out alone where its neighbours, closer than a peak is wide, do not."""
     SEVERAL_PEAKS = "several_peaks"
     """The curve rises again away from its maximum."""
+    SPECKS = "specks"
+    """Nothing is in focus there but a few dark specks, which may be dust."""
     POOR_FIT = "poor_fit"
     """No peak of a believable width describes the scores."""
     UNCERTAIN = "uncertain"

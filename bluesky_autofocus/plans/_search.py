@@ -28,6 +28,7 @@ def search_focus(
     budget: int = 15,
     dose_budget_s: float | None = None,
     precision: float = 0.1,
+    specks: bool = False,
     velocity_um_s: float | None = None,
     reaction_s: float = 0.2,
     confirm: bool = True,
@@ -56,6 +57,9 @@ def search_focus(
     precision : float
         The search stops when the standard uncertainty of the focus is less than this fraction of a depth of
         field.
+    specks : bool
+        Whether the specimen may be a few dark specks in an even field. By default a focus that shows nothing
+        else is refused, since dust on a cover glass looks like that.
     analysis : FocusAnalysis
         `SharpnessAnalysis` measures the octaves. One that gives scores alone is searched by a grid, which
         takes twice the exposures.
@@ -108,6 +112,7 @@ def search_focus(
             precision=precision,
             outer_um=outer,
             passing=0 if in_flight is None else approach.direction,
+            specks=specks,
         )
 
     return (
@@ -131,6 +136,7 @@ def search_focus(
                 "depth_of_field_um": depth_of_field_um,
                 "widen_um": widen_um,
                 "precision": precision,
+                "specks": specks,
                 "velocity_um_s": velocity_um_s,
                 "reaction_s": reaction_s,
             },

@@ -17,7 +17,7 @@ from scipy import ndimage
 from bluesky_autofocus.bands import BandEnergies
 from bluesky_autofocus.search._samples import Sample
 
-__all__ = ["BandModel", "empty_beside"]
+__all__ = ["BandModel", "empty_beside", "shows_specks_alone"]
 
 TAIL = 4.0
 """The peak is ``(1 + u**2) ** -TAIL``: nearly Gaussian, which peaks of simulated electron and light
@@ -75,6 +75,16 @@ MOST_OF_IT = 0.7
 
 LEAST_EMPTY = 0.1
 """If they leave this fraction of the frame."""
+
+FINE = 0.02
+"""In cycles/px: coarser octaves also show what is far out of focus."""
+
+MOST_OF_SPECKS = 0.3
+"""Specks have most of the contrast in less than this fraction of the tiles, in each fine octave. What noise
+leaves of an octave is in a fifth of them."""
+
+SKEW_OF_SPECKS = -3.0
+"""Dark specks have an octave that is as skew as this; dark cells that are packed loosely have -2."""
 
 WIDEST_SIGMA = 1.0
 """Standard deviation of the logarithm of all widths from what the table says, to keep them finite."""
@@ -220,16 +230,29 @@ def empty_beside(sample: Sample, band: int) -> np.ndarray | None:
     """
     if sample.bands is None:
         return None
-    contrast = np.maximum(sample.bands.energies[band] - sample.bands.noises[band], 0)
-    descending = np.argsort(-contrast)
-    held = np.cumsum(contrast[descending])
-    count = int(np.searchsorted(held, MOST_OF_IT * held[-1])) + 1
-    across = math.isqrt(contrast.size)
-    full = np.zeros(contrast.size, bool)
-    full[descending[:count]] = True
+    full = _holding_most(sample.bands, band)
+    across = math.isqrt(full.size)
     spread = ndimage.binary_dilation(full.reshape(across, across), np.ones((3, 3), bool))
     empty = np.logical_not(spread).ravel()
     return empty if empty.sum() >= LEAST_EMPTY * empty.size else None
+
+
+def shows_specks_alone(bands: BandEnergies) -> bool:
+    """Return whether a few dark specks are all that has contrast in a frame."""
+    fine = [band for band, frequency in enumerate(bands.frequencies) if frequency >= FINE]
+    dark = any(bands.skews[band] <= SKEW_OF_SPECKS for band in fine)
+    return dark and all(_holding_most(bands, band).mean() < MOST_OF_SPECKS for band in fine)
+
+
+def _holding_most(bands: BandEnergies, band: int) -> np.ndarray:
+    """Return which tiles, as few as can be, hold most of the contrast of a band; shape (T,)."""
+    contrast = np.maximum(bands.energies[band] - bands.noises[band], 0)
+    descending = np.argsort(-contrast)
+    held = np.cumsum(contrast[descending])
+    count = int(np.searchsorted(held, MOST_OF_IT * held[-1])) + 1
+    full = np.zeros(contrast.size, bool)
+    full[descending[:count]] = True
+    return full
 
 
 def _of_tiles(bands: Sequence[BandEnergies], tiles: Any) -> tuple[np.ndarray, np.ndarray]:

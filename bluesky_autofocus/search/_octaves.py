@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from bluesky_autofocus.records import Reason
-from bluesky_autofocus.search._band_model import BandModel, empty_beside
+from bluesky_autofocus.search._band_model import BandModel, empty_beside, shows_specks_alone
 from bluesky_autofocus.search._grid import MOST_LOST, grid_search
 from bluesky_autofocus.search._peak import judge
 from bluesky_autofocus.search._samples import Conclusion, Sample, Search
@@ -102,6 +102,7 @@ def octave_search(
     precision: float = 0.1,
     outer_um: tuple[float, float] | None = None,
     passing: int = 0,
+    specks: bool = False,
 ) -> Search:
     """Find the valley by what coarse octaves show from afar, then the focus by what fine ones show near it.
 
@@ -130,6 +131,8 @@ def octave_search(
         The direction, +1 or -1, in which the axis passes the range first: the search asks for its far end,
         and goes by exposures wherever they happen to be taken on the way, in place of a few far apart. Where
         they have scores alone a peak is fitted to them, and nothing else is asked for.
+    specks : bool
+        Whether the specimen may be a few dark specks. By default a focus that shows nothing else is refused.
     """
     low_um, high_um = bounds_um
     outer_um = outer_um or bounds_um
@@ -184,6 +187,8 @@ def octave_search(
         return Conclusion(Reason.NOT_ENOUGH_POINTS)
     if beside is not None and beside.is_one():
         return Conclusion(Reason.SEVERAL_PEAKS)
+    if not specks and evidence.is_of_specks():
+        return Conclusion(Reason.SPECKS)
     return evidence.conclusion()
 
 
@@ -218,7 +223,7 @@ class _Evidence:
         """Return what the tiles show that have no part in the focus that was found, if it lies elsewhere."""
         if self.objection() is not None:
             return None
-        tiles = empty_beside(self.samples[int(np.abs(self.at - self.fit.centre).argmin())], self.finest)
+        tiles = empty_beside(self._nearest, self.finest)
         if tiles is None:
             return None
         bounds_um, outer_um = tuple(self.bounds * self.dof_um), tuple(self.outer * self.dof_um)
@@ -226,6 +231,16 @@ class _Evidence:
         apart = abs(others.fit.centre - self.fit.centre)
         elsewhere = apart > max(1.0, self.width, CERTAIN_SIGMAS * others.sigma)
         return others if others.seen.any() and elsewhere else None
+
+    def is_of_specks(self) -> bool:
+        """Return whether the focus is believed and shows a few dark specks alone."""
+        bands = self._nearest.bands
+        return self.objection() is None and bands is not None and shows_specks_alone(bands)
+
+    @property
+    def _nearest(self) -> Sample:
+        """The exposure nearest to the focus."""
+        return self.samples[int(np.abs(self.at - self.fit.centre).argmin())]
 
     def is_one(self) -> bool:
         """Return whether there may be a focus: between exposures, as that of haze is not, and no medley."""

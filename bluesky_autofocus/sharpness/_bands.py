@@ -74,14 +74,16 @@ def band_energies(image: np.ndarray, *, roi: Roi | None = None) -> BandEnergies:
     grey /= np.float32(mean)
     tiles = max(min(TILES, min(grey.shape) // LEAST_TILE_PX), 1)
     tile_px = grey.size / tiles**2
-    noise = _mean_squares(cv2.filter2D(grey, cv2.CV_32F, CORNER), tiles)
+    noise = _means(np.square(cv2.filter2D(grey, cv2.CV_32F, CORNER)), tiles)
     levels = max(sum(min(grey.shape) >> level >= LEAST_LEVEL_PX for level in range(len(FREQUENCIES))), 1)
-    energies = []
+    energies, skews = [], []
     level = cv2.sepFilter2D(grey, cv2.CV_32F, SOFTENING, SOFTENING)
     for _ in range(levels):
         coarser = cv2.pyrDown(level)
         level -= cv2.pyrUp(coarser, dstsize=level.shape[::-1])
-        energies.append(_mean_squares(level, tiles))
+        squares = np.square(level)
+        energies.append(_means(squares, tiles))
+        skews.append(_skewness(level, squares))
         level = coarser
     ascending = slice(levels - 1, None, -1)
     return BandEnergies(
@@ -89,10 +91,17 @@ def band_energies(image: np.ndarray, *, roi: Roi | None = None) -> BandEnergies:
         np.array(energies[::-1]),
         np.multiply.outer(NOISE_GAINS[ascending], noise),
         tile_px / np.array(PX_PER_SAMPLE[ascending]),
+        np.array(skews[::-1]),
     )
 
 
-def _mean_squares(image: np.ndarray, tiles: int) -> np.ndarray:
-    """Return the mean square in each tile, row by row; shape (tiles**2,)."""
-    squares = cv2.resize(np.square(image), (tiles, tiles), interpolation=cv2.INTER_AREA)
-    return squares.astype(np.float64).ravel()
+def _means(image: np.ndarray, tiles: int) -> np.ndarray:
+    """Return the mean of each tile, row by row; shape (tiles**2,)."""
+    return cv2.resize(image, (tiles, tiles), interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
+
+
+def _skewness(band: np.ndarray, squares: np.ndarray) -> float:
+    """Return the skewness of a band, whose mean is next to 0; 0 for one that is even."""
+    variance = float(np.mean(squares, dtype=np.float64))
+    cube = float(np.vdot(band, squares)) / band.size
+    return cube / variance**1.5 if variance > 0 else 0.0

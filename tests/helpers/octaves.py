@@ -1,5 +1,6 @@
 """What a specimen would show in each octave where it is in focus, and less of away from there."""
 
+import dataclasses
 from collections.abc import Callable
 
 import numpy as np
@@ -31,10 +32,12 @@ class Octaves:
         Part of the tiles in which there is anything.
     invert : bool
         Whether it is a phase object: no contrast in focus, and the coarser the farther away.
+    skew : float
+        Skewness of each octave.
     """
 
-    def __init__(self, focus, *, contrast=0.1, noise=0.1, filled=1.0, invert=False, seed=0):
-        self.focus, self.invert = focus, invert
+    def __init__(self, focus, *, contrast=0.1, noise=0.1, filled=1.0, invert=False, skew=0.0, seed=0):
+        self.focus, self.invert, self.skews = focus, invert, np.full(6, skew)
         rng = np.random.default_rng(seed)
         spectrum = rng.lognormal(0, 0.3, 6) / FREQUENCIES**0.5
         self.energies = contrast**2 * spectrum / spectrum.sum()
@@ -55,7 +58,7 @@ class Octaves:
         noise = np.broadcast_to(self.noise_power[:, None], signal.shape)
         sigma = np.sqrt((2 * noise**2 + 4 * noise * signal) / SAMPLES[:, None])
         measured = signal + noise + sigma * self.rng.standard_normal(signal.shape)
-        return BandEnergies(tuple(FREQUENCIES), measured, noise, SAMPLES)
+        return BandEnergies(tuple(FREQUENCIES), measured, noise, SAMPLES, self.skews)
 
 
 class Several(Octaves):
@@ -68,7 +71,7 @@ class Several(Octaves):
         all_of_them = [layer.bands(position) for layer in self.layers]
         first = all_of_them[0]
         energies = sum(one.energies for one in all_of_them) - (len(all_of_them) - 1) * first.noises
-        return BandEnergies(first.frequencies, energies, first.noises, first.samples)
+        return dataclasses.replace(first, energies=energies)
 
 
 def follow(search: Search, sample_at: Callable[[float], Sample]) -> tuple[list[float], Conclusion]:

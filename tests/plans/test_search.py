@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from bluesky.simulators import summarize_plan
 from ophyd.utils import LimitError
+from scipy.ndimage import gaussian_filter
 
 from bluesky_autofocus.callbacks import NotSubscribedError, SharpnessAnalysis
 from bluesky_autofocus.plans import METHODS, autofocus, search_focus
@@ -144,6 +145,32 @@ class TestOctaves:
         assert verdict.found and verdict.exposures <= 10
         accepted = [event["octaves_accepted"] for event in documents.events("reading_octaves")]
         assert accepted.count(False) == 2 and len(accepted) == verdict.exposures
+
+    @pytest.mark.parametrize(
+        ("contrast", "options", "reason"),
+        [
+            (-0.5, {}, Reason.SPECKS),
+            (-0.5, {"specks": True}, Reason.FOUND),
+            (0.5, {}, Reason.FOUND),
+        ],
+    )
+    def test_a_few_dark_specks_may_be_dust(self, sem, focus_sem, octaves, contrast, options, reason):
+        of_octaves, rng = octaves.analyse_frame, np.random.default_rng(5)
+        y, x = np.ogrid[:256, :256]
+        inside = sum(np.hypot(y - row, x - column) < 8 for row, column in [(70, 60), (190, 150), (40, 200)])
+        start_um = sem.working_distance.position
+
+        def seen_instead(frame):
+            away_dof = (sem.working_distance.load_um - sem.focus_um) / sem.depth_of_field_um
+            blurred = gaussian_filter(inside.astype(float), math.hypot(1, away_dof))
+            return of_octaves(200 * (1 + contrast * blurred) + rng.normal(0, 4, inside.shape))
+
+        octaves.analyse_frame = seen_instead
+        verdict = focus_sem(30, **options)
+        assert verdict.reason is reason
+        expected_um = sem.focus_um if verdict.found else start_um
+        assert sem.working_distance.load_um == pytest.approx(expected_um, abs=sem.depth_of_field_um / 2)
+        assert verdict.parameters["specks"] is bool(options)
 
     def test_its_readings_have_them(self, sem, focus_sem, octaves):
         seen, of_octaves = [], octaves.analyse_frame

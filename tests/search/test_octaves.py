@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from octaves import Octaves, Several, follow
 
-from bluesky_autofocus.bands import BandEnergies
 from bluesky_autofocus.records import Reason
 from bluesky_autofocus.search import LEAST_OCTAVE_EXPOSURES, Sample, octave_search
 
@@ -138,6 +137,21 @@ class TestNotFound:
             specimen = Octaves(-6.0, contrast=0.05, noise=0.05, seed=seed + 50)
             _, conclusion = searched(Several(dust, specimen), exposures=20)
             assert not (conclusion.found and conclusion.position_um > 0), conclusion
+
+    def test_a_few_dark_specks_alone(self):
+        """They may be dust over a specimen that no exposure shows; bright ones are particles."""
+        few = {"filled": 0.06, "contrast": 0.3, "seed": 3}
+        for skew, filled, expected in [
+            (-6.0, 0.06, Reason.SPECKS),
+            (-2.0, 0.06, Reason.FOUND),
+            (6.0, 0.06, Reason.FOUND),
+            (-6.0, 0.6, Reason.FOUND),
+        ]:
+            specimen = Octaves(4.0, **{**few, "filled": filled}, skew=skew)
+            _, conclusion = searched(specimen, exposures=20)
+            assert conclusion.reason is expected, (skew, filled)
+        told, conclusion = searched(Octaves(4.0, **few, skew=-6.0), exposures=20, specks=True)
+        assert conclusion.found and conclusion.position_um == pytest.approx(4.0, abs=0.3)
 
     @pytest.mark.parametrize("bounds", [(-20.0, 20.0), (-3.0, 30.0), (1.0, 25.0), (1.0, 8.0), (2.0, 12.0)])
     def test_a_phase_object(self, bounds):
@@ -293,6 +307,6 @@ class Scaled:
 
     def bands(self, position):
         bands = self.specimen.bands(position)
-        return BandEnergies(
-            bands.frequencies, self.scale * bands.energies, self.scale * bands.noises, bands.samples
+        return dataclasses.replace(
+            bands, energies=self.scale * bands.energies, noises=self.scale * bands.noises
         )

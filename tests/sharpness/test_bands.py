@@ -16,13 +16,19 @@ def detail(shape, sigma_px, contrast=0.2, seed=1):
     return LEVEL * (1 + contrast * pattern / pattern.std())
 
 
+def specks(shape, contrast, radius_px=6.0):
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    inside = np.hypot(rows - shape[0] / 3, columns - shape[1] / 2) < radius_px
+    return LEVEL * (1 + contrast * gaussian_filter(inside.astype(float), 1.0))
+
+
 @pytest.mark.parametrize(
     ("shape", "bands", "tiles"),
     [((512, 512), 6, 64), ((100, 300), 4, 36), ((64, 64), 4, 16), ((16, 20), 2, 1)],
 )
 def test_there_are_as_many_as_a_frame_has_room_for(shape, bands, tiles):
     found = band_energies(noise(shape))
-    assert len(found.frequencies) == len(found.samples) == bands
+    assert len(found.frequencies) == len(found.samples) == len(found.skews) == bands
     assert found.energies.shape == found.noises.shape == (bands, tiles)
     assert list(found.frequencies) == sorted(found.frequencies)
 
@@ -68,6 +74,15 @@ def test_tiles_are_where_the_detail_is():
     energies = band_energies(frame).energies[-1].reshape(8, 8)
     assert np.unravel_index(energies.argmax(), energies.shape) == (2, 4)
     assert energies[2, 4] > 20 * np.median(energies)
+
+
+def test_what_stands_out_is_dark_or_bright():
+    shape = (256, 256)
+    dark, bright = (band_energies(specks(shape, contrast)).skews for contrast in (-0.5, 0.5))
+    assert np.all(dark[-4:-1] < -5)
+    np.testing.assert_allclose(bright, -dark, rtol=1e-2)
+    assert np.all(np.abs(band_energies(noise(shape)).skews[-3:]) < 0.1)
+    assert not band_energies(np.full(shape, LEVEL)).skews.any()
 
 
 def test_a_region_is_a_frame_of_its_own():
