@@ -16,15 +16,18 @@ from ophyd import Device, Signal
 from bluesky_autofocus.callbacks import (
     Analysis,
     FocusMapAnalysis,
+    FrameCheckAnalysis,
     KeyFrameAnalysis,
     OrientationAnalysis,
     SharpnessAnalysis,
     SingleShotAnalysis,
+    TwoExposureAnalysis,
     TwoLEDAnalysis,
 )
 from bluesky_autofocus.clock import VirtualClock
 from bluesky_autofocus.defocus import DefocusEstimate
 from bluesky_autofocus.defocus.orientation import LEDDirection
+from bluesky_autofocus.defocus.two_exposure import BeamTransfer, TwoExposureEstimate
 from bluesky_autofocus.devices import (
     SimulatedAxis,
     SimulatedCamera,
@@ -43,6 +46,9 @@ from bluesky_autofocus.plans import (
     autofocus,
     autofocus_wrapper,
     calibrate_leds,
+    check_instrument,
+    collect_focal_stacks,
+    focus_beside,
     focus_if_blurred,
     map_focus,
     scan_in_focus,
@@ -53,7 +59,7 @@ from bluesky_autofocus.records import Reading, Reason
 from bluesky_autofocus.search import BlurTrigger
 from bluesky_autofocus.simulation.motion import AxisMechanics
 
-__all__ = ["PLANS", "Rig", "make_rig"]
+__all__ = ["PLANS", "SET_WHERE_FOUND", "Rig", "make_rig"]
 
 SIDE = 64
 LEVEL = 10_000.0
@@ -63,6 +69,12 @@ LATE_S = 0.05
 """How long plans wait for a reading."""
 
 LEFT = Single(0.4, 0.0)
+
+SET_WHERE_FOUND = {"two_exposure": {"x": 12.0, "y": -22.0}}
+"""Where a plan leaves other axes when it has found the focus: two exposures take them for stigmators."""
+
+UM_PER_UNIT = 0.5
+"""Of a stigmator."""
 
 
 class _Objective(Device):
@@ -164,10 +176,8 @@ class StillRig(Rig):
         self.two_led = TwoLEDAnalysis(_Estimator(LEFT, LEFT.opposite))
         self.key_frame = KeyFrameAnalysis(_Planes())
         self.directions = _Directions(self.leds)
-        self.analyses = [
-            self.sharpness, self.map, self.watch, self.single_shot, self.two_led, self.key_frame,
-            self.directions,
-        ]  # fmt: skip
+        self.pair = TwoExposureAnalysis(_Pair(), pixel_size_um=0.3)
+        self.check = FrameCheckAnalysis()
 
     def _frame(self) -> NDArray[np.float32]:
         """Return a frame that says in its first pixels where it was taken, and by what light."""
@@ -175,7 +185,8 @@ class StillRig(Rig):
         blur_px = math.hypot(0.8, 0.4 * (z_um - FOCUS_UM))
         seen = np.fft.irfft2(self._spectrum * np.exp(-2 * (np.pi * blur_px * self._frequency) ** 2))
         frame = LEVEL * (1 + seen + 0.005 * self._rng.standard_normal((SIDE, SIDE)))
-        frame[0, :3] = LEVEL + 20 * z_um, self.leds.mean_na_x, self.leds.mean_na_y
+        frame[0, :3] = LEVEL + 20 * z_um, *np.nan_to_num([self.leds.mean_na_x, self.leds.mean_na_y])
+        frame[0, 3:5] = [LEVEL + 20 * self.axes[name].load_um for name in "xy"]
         return frame.clip(-10, 65535).astype(np.float32)
 
 
@@ -212,7 +223,6 @@ class RunningRig(Rig):
         self.camera.transfer_s.put(0.02)
         self.detectors = [self.camera]
         self.eye = _Eye("eye")
-        self.analyses = [self.eye]
 
 
 # Analyses that read the truth from the frame
@@ -230,6 +240,27 @@ class _Estimator:
     def estimate(self, *frames: NDArray[Any]) -> DefocusEstimate:
         z_um = np.mean([(float(frame[0, 0]) - LEVEL) / 20 for frame in frames])
         return DefocusEstimate(float(z_um) - FOCUS_UM, 0.1)
+
+
+class _Pair:
+    """Reads from two frames where the axis and two stigmators were."""
+
+    model_hash, transfer, range_dof, dark_level, full_scale = "", BeamTransfer(10.0), 20.0, 0.0, None
+    astigmatism = True
+
+    def __init__(self) -> None:
+        self.parameters = {"kind": "knowing pair"}
+
+    def estimate(
+        self, first: Any, second: Any, *, separation_um: float, pixel_size_um: float
+    ) -> TwoExposureEstimate:
+        z_um = np.mean([(float(frame[0, 0]) - LEVEL) / 20 for frame in (first, second)])
+        best = SET_WHERE_FOUND["two_exposure"]
+        x_um, y_um = (
+            UM_PER_UNIT * ((float(second[0, 3 + n]) - LEVEL) / 20 - best[name]) for n, name in enumerate("xy")
+        )
+        defocus_um = float(z_um) - FOCUS_UM
+        return TwoExposureEstimate(defocus_um, 0.1, True, Reason.OK, x_um, y_um, 0.05, 0.05, 1.0)
 
 
 class _Planes:
@@ -377,6 +408,69 @@ def _mapped(rig: Any) -> MsgGenerator[Any]:
     )
 
 
+@bpp.run_decorator()
+def _beside(rig: Any) -> MsgGenerator[Any]:
+    yield from focus_beside(
+        rig.detectors,
+        rig.axes["z"],
+        analysis=rig.sharpness,
+        stage=(rig.axes["x"], rig.axes["y"]),
+        offset_um=(300.0, 0.0),
+        by="search",
+        tilt_um_per_mm=(0.0, 0.0),
+        tilt_sigma_um_per_mm=0.1,
+        shutter=rig.leds,
+        range_um=40.0,
+        depth_of_field_um=DOF_UM,
+        travel_um=TRAVEL_UM,
+        timeout_s=LATE_S,
+    )
+
+
+def _two_exposures(rig: Any) -> MsgGenerator[Any]:
+    return autofocus(
+        rig.detectors,
+        rig.axes["z"],
+        analysis=rig.pair,
+        method="two_exposure",
+        depth_of_field_um=DOF_UM,
+        stigmators=(rig.axes["x"], rig.axes["y"]),
+        um_per_unit=UM_PER_UNIT,
+        travel_um=TRAVEL_UM,
+        timeout_s=LATE_S,
+    )
+
+
+def _collected(rig: Any) -> MsgGenerator[Any]:
+    return collect_focal_stacks(
+        rig.detectors,
+        rig.axes["z"],
+        leds=rig.leds,
+        stage=(rig.axes["x"], rig.axes["y"]),
+        positions=[(0.0, 0.0), (200.0, 0.0)],
+        sample="faults",
+        patterns=["annulus", LEFT],
+        z_um=(-2.0, 2.0),
+        step_um=2.0,
+        travel_um=TRAVEL_UM,
+    )
+
+
+def _checked(rig: Any) -> MsgGenerator[Any]:
+    return check_instrument(
+        rig.detectors,
+        rig.axes["z"],
+        bounds_um=TRAVEL_UM,
+        analysis=rig.check,
+        leds=rig.leds,
+        depth_of_field_um=DOF_UM,
+        planes=8,
+        watch_s=0.05,
+        clock=rig.clock,
+        timeout_s=1.0,
+    )
+
+
 def _calibrated(rig: Any) -> MsgGenerator[Any]:
     return calibrate_leds(
         rig.detectors,
@@ -428,12 +522,16 @@ PLANS: dict[str, Callable[[Any], MsgGenerator[Any]]] = {
     "two_led": _named("two_led", "two_led", leds=True, depth_of_field_um=DOF_UM),
     "key_frame": _named("key_frame", "key_frame", depth_of_field_um=DOF_UM),
     "coarse_fine": _named("coarse_fine", "key_frame", depth_of_field_um=DOF_UM),
+    "two_exposure": _two_exposures,
     "map_focus": _mapped,
     "focus_if_blurred": _blurred,
+    "focus_beside": _beside,
     "autofocus_wrapper": _wrapped,
     "tile_scan": _tiles,
     "time_lapse": _times,
     "calibrate_leds": _calibrated,
+    "collect_focal_stacks": _collected,
+    "check_instrument": _checked,
     "approach": _approached,
     "scan_in_focus": _tracked,
 }
@@ -445,7 +543,9 @@ JUDGES = {
     "two_led": ("two_led",),
     "key_frame": ("key_frame",),
     "coarse_fine": ("key_frame",),
+    "two_exposure": ("pair",),
     "map_focus": ("map",),
+    "check_instrument": ("check",),
     "calibrate_leds": ("directions",),
     "approach": ("eye",),
     "scan_in_focus": ("eye",),

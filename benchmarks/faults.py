@@ -34,7 +34,7 @@ from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 
 from benchmarks._fault_kinds import KINDS, Kind, Places, kill
-from benchmarks._fault_rigs import LIMITS_UM, PLANS, TRAVEL_UM, make_rig
+from benchmarks._fault_rigs import LIMITS_UM, PLANS, SET_WHERE_FOUND, TRAVEL_UM, make_rig
 from benchmarks._results import Figures, figure, run
 from bluesky_autofocus.catalog import open_catalog
 from bluesky_autofocus.catalog._spool import read_spooled
@@ -47,6 +47,10 @@ FAULTS, KILLED = 1000, 36
 STALLED_S = 0.1
 """How long plans wait for a device that never says that it has stopped; ten seconds, where time is real."""
 NEARLY_UM = 1e-6
+GOES_BACK = (
+    "tile_scan", "time_lapse", "calibrate_leds", "collect_focal_stacks", "check_instrument", "scan_in_focus",
+)  # fmt: skip
+"""Plans that leave the axis where it was, in whatever focus they found."""
 
 
 def measure(quick: bool) -> tuple[Figures, list[dict[str, Any]], Any]:
@@ -351,22 +355,23 @@ class Bench:
         """Return what is not as before."""
         now = self.rig.now
         moved = () if self.name != "autofocus_wrapper" else ("x", "y")  # a grid scan leaves the stage
-        changed = [
-            f"{key} is {now[key]!r}, was {before!r}"
-            for key, before in self.before.items()
-            if key not in moved and not _same(before, now[key])
-        ]
         found = [
             event["data"]["verdict_position_um"]
             for event in self.recorded.named("event")
             if event["data"].get("verdict_found")
+        ]
+        expected = {**self.before, **(SET_WHERE_FOUND.get(self.name, {}) if found else {})}
+        changed = [
+            f"{key} is {now[key]!r}, not {value!r}"
+            for key, value in expected.items()
+            if key not in moved and not _same(value, now[key])
         ]
         followed = [
             event["data"]["focus_followed_position_um"]
             for event in self.recorded.named("event")
             if "focus_followed_position_um" in event["data"]
         ]
-        keeps_focus = self.name not in ("tile_scan", "time_lapse", "calibrate_leds", "scan_in_focus")
+        keeps_focus = self.name not in GOES_BACK
         allowed = [self.rig.start["z"], *((found + followed) if keeps_focus else [])]
         at_um = self.rig.axes["z"].load_um
         if not any(abs(at_um - one) < 0.02 for one in allowed):

@@ -23,6 +23,8 @@ CLIPPED_FRACTION = 1e-4
 """Of all pixels on exactly the highest grey level of the frame, above which that is where the camera clips.
 Noise spreads the brightest of a frame over several levels."""
 
+_LEVELS = ("mean", "low", "high", "maximum", "at_maximum")
+
 
 @dataclasses.dataclass(frozen=True)
 class FrameStatistics:
@@ -34,6 +36,8 @@ class FrameStatistics:
         Of the frame.
     dtype : str
         Its type, as NumPy writes it.
+    no_numbers : float
+        Part of the values that are NaN or infinite; the rest tells of the others, all NaN if there are none.
     mean, low, high, maximum : float
         Mean, 0.1 % and 99.9 % percentiles, and the highest.
     at_maximum : float
@@ -45,6 +49,7 @@ class FrameStatistics:
     rows: int
     columns: int
     dtype: str
+    no_numbers: float
     mean: float
     low: float
     high: float
@@ -56,17 +61,21 @@ class FrameStatistics:
     def of(cls, frame: np.ndarray) -> "FrameStatistics":
         """Examine a frame of shape (H, W) or (H, W, 3)."""
         whole = frame.dtype.kind in "ui"
-        levels, counts = _histogram(frame)
-        low, high = levels[np.searchsorted(np.cumsum(counts), np.array(LOW_AND_HIGH) / 100 * frame.size)]
+        values = frame if whole else frame[np.isfinite(frame)]
+        shape = {"rows": frame.shape[0], "columns": frame.shape[1], "dtype": str(frame.dtype)}
+        no_numbers = 1 - values.size / frame.size
+        if not values.size:
+            return cls(**shape, no_numbers=no_numbers, **dict.fromkeys(_LEVELS, math.nan), step=0)
+        levels, counts = _histogram(values)
+        low, high = levels[np.searchsorted(np.cumsum(counts), np.array(LOW_AND_HIGH) / 100 * values.size)]
         return cls(
-            rows=frame.shape[0],
-            columns=frame.shape[1],
-            dtype=str(frame.dtype),
-            mean=float(frame.mean()),
+            **shape,
+            no_numbers=no_numbers,
+            mean=float(values.mean()),
             low=float(low),
             high=float(high),
             maximum=float(levels[-1]),
-            at_maximum=float(counts[-1] / frame.size),
+            at_maximum=float(counts[-1] / values.size),
             step=int(np.gcd.reduce(levels)) if whole else 0,
         )
 
@@ -130,7 +139,8 @@ def photon_transfer(first: np.ndarray, second: np.ndarray) -> PhotonTransfer:
     ----------
     first, second : numpy.ndarray, shape (H, W) or (H, W, 3)
         Taken one after the other with nothing changed. A change of the brightness as a whole does no harm, a
-        movement is taken for noise.
+        movement is taken for noise. Pixels that are no numbers are left out; where next to none are left, all
+        is NaN.
 
     Raises
     ------
@@ -141,6 +151,10 @@ def photon_transfer(first: np.ndarray, second: np.ndarray) -> PhotonTransfer:
         raise ValueError(f"the frames of a pair must be alike, got shapes {first.shape} and {second.shape}")
     every = math.ceil(math.sqrt(first.shape[0] * first.shape[1] / MOST_PIXELS))
     one, other = (frame[::every, ::every].astype(np.float32).ravel() for frame in (first, second))
+    numbers = np.isfinite(one) & np.isfinite(other)
+    if numbers.sum() < LEVELS:
+        return PhotonTransfer(math.nan, math.nan)
+    one, other = one[numbers], other[numbers]
     level = (one + other) / 2
     difference = one - other
     difference -= difference.mean()

@@ -45,12 +45,17 @@ def camera_findings(measured: Measured) -> tuple[list[Finding], list[Suggestion]
 
     first = shots[0].frame
     shapes = {(shot.frame.rows, shot.frame.columns, shot.frame.dtype) for shot in shots}
-    find(
-        "frames",
-        Grade.OK if len(shapes) == 1 else Grade.FAILED,
-        f"{len(shots)} frames of {first.rows} x {first.columns} px, {first.dtype}"
-        + ("." if len(shapes) == 1 else ", and others: they must all be alike."),
-    )
+    no_numbers = max(shot.frame.no_numbers for shot in shots)
+    said = f"{len(shots)} frames of {first.rows} x {first.columns} px, {first.dtype}"
+    if len(shapes) > 1:
+        find("frames", Grade.FAILED, f"{said}, and others: they must all be alike.")
+    elif no_numbers > 0:
+        no_frame = "no such frame can be used"
+        find("frames", Grade.FAILED, f"{said}; {no_numbers:.2%} of the pixels are no numbers: {no_frame}.")
+    else:
+        find("frames", Grade.OK, f"{said}.")
+    if no_numbers == 1:
+        return findings, []
     _levels(measured, find, suggestions)
     latency_s = statistics.median(shot.latency_s for shot in shots)
     known = not math.isnan(shots[0].exposure_s)

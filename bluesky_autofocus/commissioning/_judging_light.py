@@ -1,5 +1,6 @@
 """Judge whether a light switches, and the image follows."""
 
+import math
 import statistics
 
 from bluesky_autofocus.commissioning._axis import spread
@@ -32,9 +33,17 @@ def light_findings(measured: Measured) -> tuple[list[Finding], list[Suggestion]]
             "s",
         )
     ]
-    seen = [one for one in switches if len(one.shots) > 1]
+    seen = [
+        one
+        for one in switches
+        if len(one.shots) > 1 and not any(math.isnan(shot.frame.mean) for shot in one.shots)
+    ]
     if not {one.lit for one in seen} == {True, False}:
-        findings.append(Finding(measured.light, "image follows", Grade.UNKNOWN, "there were no frames."))
+        findings.append(
+            Finding(
+                measured.light, "image follows", Grade.UNKNOWN, "there were no frames that could be used."
+            )
+        )
         return findings, []
     lit, dark = ([one.shots[-1].frame.mean for one in seen if one.lit is way] for way in (True, False))
     change = statistics.median(lit) - statistics.median(dark)

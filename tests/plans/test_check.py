@@ -264,6 +264,27 @@ def test_what_a_device_that_is_late_says_is_kept(make, check, error, said):
     assert found.grade == "failed" and said in found.said
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("part", [0.01, 1.0])
+def test_pixels_that_are_no_numbers(make, check, part):
+    instrument = make(dtype=np.float32)
+    render, lost = instrument.render, np.random.default_rng(0).random((48, 48)) < part
+    instrument.camera.render = lambda: np.where(lost, np.float32(np.nan), render())
+    report = check(instrument)
+    found = report.finding("frames")
+    assert found.grade == "failed" and f"{lost.mean():.2%} of the pixels are no numbers" in found.said
+    # what the others tell is said all the same
+    if part < 1:
+        assert report.finding("gain").value == pytest.approx(GAIN, abs=0.1)
+        assert report.finding("image follows").grade == "ok"
+    else:
+        assert {one.what for one in report.findings if one.device == "camera"} <= {
+            "reading", "frames", "contrast along the axis",
+        }  # fmt: skip
+        assert report.finding("image follows").grade == "not tried"
+    assert not any("nan" in one.said for one in report.findings)
+
+
 def test_a_light_that_is_a_detector_too_is_tried_once(RE, make, analysis, documents):  # noqa: N803
     instrument = make()
     RE(
