@@ -245,11 +245,12 @@ class _Estimator:
 class _Pair:
     """Reads from two frames where the axis and two stigmators were."""
 
-    model_hash, transfer, range_dof, dark_level, full_scale = "", BeamTransfer(10.0), 20.0, 0.0, None
-    astigmatism = True
+    model_hash, range_dof, dark_level, astigmatism = "", 20.0, 0.0, True
 
     def __init__(self) -> None:
         self.parameters = {"kind": "knowing pair"}
+        self.transfer = BeamTransfer(10.0)
+        self.full_scale: float | None = None
 
     def estimate(
         self, first: Any, second: Any, *, separation_um: float, pixel_size_um: float

@@ -147,14 +147,15 @@ class Trial:
         self.travel.moved = False
 
     def end(self) -> MsgGenerator[None]:
-        """Put everything back, and note down if that fails."""
-        try:
-            yield from self.put_back()
-        except RunEngineControlException:
-            raise
-        except Exception as error:
-            self.failed(self.axis.name, "be put back, with all else", error)
-            self.measured.returned = False
+        """Put everything back, once more if that fails, and note it down."""
+        for last in (False, True):
+            try:
+                return (yield from self.put_back())
+            except RunEngineControlException:
+                raise
+            except Exception as error:
+                self.failed(self.axis.name, "be put back, with all else", error)
+                self.measured.returned = not last
 
     # What is measured
 

@@ -264,6 +264,31 @@ def test_what_a_device_that_is_late_says_is_kept(make, check, error, said):
     assert found.grade == "failed" and said in found.said
 
 
+@pytest.mark.parametrize(("times", "back"), [(1, True), (2, False)])
+def test_the_way_back_is_tried_twice(make, check, times, back):
+    undisturbed = make()
+    assert check(undisturbed).grade != "failed"
+    way_back = len(undisturbed.sent)
+
+    class Failing(CreepingAxis):
+        moves = 0
+
+        def set(self, position_um, **options):
+            self.moves += 1
+            if not way_back <= self.moves < way_back + times:
+                return super().set(position_um)
+            status = DeviceStatus(self)
+            status.set_exception(RuntimeError("lost steps"))
+            return status
+
+    instrument = make(make_axis=Failing)
+    report = check(instrument)
+    assert len(instrument.sent) == way_back + 1
+    assert "lost steps" in report.finding("works").said
+    assert (abs(instrument.axis.position - START_UM) < 0.1) is back
+    assert any(one.what == "put back" for one in report.findings) is not back
+
+
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize("part", [0.01, 1.0])
 def test_pixels_that_are_no_numbers(make, check, part):
