@@ -23,7 +23,7 @@ SHOWN = {
         "mean_exposures": "the same: exposures",
         "median_error_dof": "the same, all ranges and doses: median error",
         "confident_wrong_per_10000": "the same: confident and wrong, of 10,000",
-        "traps_confident": "traps, dust before a faint specimen for the most: confident and wrong",
+        "traps_confident": "traps of eleven kinds and recorded phase objects: confident and wrong",
         "robust_least_success": "drift, backlash, vibration, flicker, dead frames, dust: the worst of them",
         "recorded_success": "recorded stacks, from every plane: within 1 DOF or plane",
         "best_peer_success_40dof_medium": "the best of eight peers, phase specimens too: within 1 DOF",

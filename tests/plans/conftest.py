@@ -1,6 +1,5 @@
 """A bench on which every frame is a known function of where the axis stands."""
 
-import gc
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,8 @@ from bluesky.utils import Msg
 from greenlet import greenlet
 from ophyd import Component as Cpt
 from ophyd import Device, Signal
+from solvers import know_solvers
+from solvers import live_solvers as solvers_now
 
 from bluesky_autofocus.callbacks import (
     KeyFrameAnalysis,
@@ -327,11 +328,8 @@ def messages(RE) -> list[Msg]:  # noqa: N803
 
 
 @pytest.fixture
-def live_solvers() -> Callable[[], list[greenlet]]:
+def live_solvers(monkeypatch) -> Callable[[], list[greenlet]]:
     """Return a function that finds greenlets of solvers, begun in this test, that are not at their end."""
-
-    def find() -> list[greenlet]:
-        return [one for one in gc.get_objects() if isinstance(one, greenlet) and one and one.parent]
-
-    before = find()
-    return lambda: [one for one in find() if one not in before]
+    know_solvers(monkeypatch)
+    before = solvers_now()
+    return lambda: [one for one in solvers_now() if one not in before]

@@ -7,6 +7,7 @@ import threading
 import pytest
 from greenlet import greenlet
 from scipy.optimize import brentq, minimize_scalar
+from solvers import know_solvers, live_solvers
 
 from bluesky_autofocus.search import inverted
 
@@ -30,12 +31,9 @@ SOLVERS = {
 }
 
 
-def live_solvers() -> list[greenlet]:
-    return [one for one in gc.get_objects() if isinstance(one, greenlet) and one and one.parent]
-
-
 @pytest.fixture(autouse=True)
-def no_solver_is_left_behind():
+def no_solver_is_left_behind(monkeypatch):
+    know_solvers(monkeypatch)
     before = live_solvers()
     yield
     assert [one for one in live_solvers() if one not in before] == []
