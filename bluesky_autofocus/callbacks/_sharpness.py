@@ -49,6 +49,9 @@ class SharpnessAnalysis(Analysis):
     full_scale : float, optional
         Grey level at which the camera saturates; by default the largest of its type. A 12-bit camera in
         16-bit frames needs 4095.
+    dark_level : float
+        Mean grey level without light, the camera's offset: a frame that is no brighter is black. With 0 a
+        field without fluorescence has a sharpness, that of noise.
     octaves : bool
         Whether to measure the contrast in each octave too. It costs a few milliseconds a megapixel, and
         `search_focus` needs twice the exposures without.
@@ -70,12 +73,14 @@ class SharpnessAnalysis(Analysis):
         denoise_sigma_px: float = 0.0,
         normalise: bool = True,
         full_scale: float | None = None,
+        dark_level: float = 0.0,
         octaves: bool = True,
         **options: Any,
     ) -> None:
         self.metric = sharpness_metric(metric, denoise_sigma_px=denoise_sigma_px, normalise=normalise)
         self.roi = None if roi is None else check_region(roi)
         self.full_scale = full_scale
+        self.dark_level = dark_level
         self.octaves = octaves
         super().__init__(name, **options)
 
@@ -89,6 +94,7 @@ class SharpnessAnalysis(Analysis):
             "denoise_sigma_px": self.metric.denoise_sigma_px,
             "normalise": self.metric.normalise,
             "full_scale": self.full_scale,
+            "dark_level": self.dark_level,
             "octaves": self.octaves,
         }
 
@@ -108,7 +114,7 @@ class SharpnessAnalysis(Analysis):
         """
         if self.roi is not None:
             frame = cut_out(frame, self.roi)
-        problem = examine_frame(frame, full_scale=self.full_scale).problem
+        problem = examine_frame(frame, full_scale=self.full_scale, dark_level=self.dark_level).problem
         if problem is not None:
             return Reading.refused(Reason(problem))
         bands = band_energies(frame) if self.octaves else None

@@ -13,7 +13,7 @@ _OF_KIND = {
     "metric": ("sharpness",),
     "weights": ("single-shot", "key-frame", "hh-net"),
     "full_scale": ("sharpness", "single-shot", "key-frame"),
-    "dark_level": ("single-shot", "key-frame"),
+    "dark_level": ("sharpness", "single-shot", "key-frame"),
 }
 """Options that only some of them have."""
 

@@ -329,6 +329,16 @@ class TestSharpness:
         assert plain.reading("primary").accepted
         assert told.reading("primary").reason is Reason.SATURATED
 
+    def test_a_frame_as_dark_as_the_camera_itself(self, RE, make_camera):
+        frame = np.random.default_rng(0).normal(100, 3, (32, 40)).astype(np.uint16)
+        plain, told = SharpnessAnalysis(), SharpnessAnalysis(dark_level=101.0)
+        RE.subscribe(plain)
+        RE.subscribe(told)
+        RE(bp.count([make_camera(render=lambda: frame, frame_shape=frame.shape)]))
+        assert plain.reading("primary").accepted
+        assert told.reading("primary").reason is Reason.BLACK
+        assert told.offline(lambda resource, row: frame).dark_level == told.parameters["dark_level"] == 101.0
+
     def test_scores_the_frame(self, RE, analysis, sem):
         RE(bp.list_scan([sem], sem.working_distance, [10_000.0]))
         reading = analysis.reading("primary")
