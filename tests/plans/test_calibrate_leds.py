@@ -257,8 +257,14 @@ class TestBadInput:
 
 
 @pytest.fixture
-def count(bench, run, calibrate, messages):
-    run(calibrate())
+def short(calibrate):
+    """Return a function that makes the stub with as few LEDs as will do: there is a first and a last one."""
+    return lambda: calibrate(angles_deg=(0, 90), approach=Approach(overshoot_um=1.0))
+
+
+@pytest.fixture
+def count(bench, run, short, messages):
+    run(short())
     number = len(messages) - 2
     reset(bench)
     messages.clear()
@@ -266,26 +272,26 @@ def count(bench, run, calibrate, messages):
 
 
 class TestPutBack:
-    def test_an_exception_at_every_message(self, bench, documents, run, calibrate, count):
+    def test_an_exception_at_every_message(self, bench, documents, run, short, count):
         assert count > 60
         for index in range(count):
             with pytest.raises(RuntimeError, match="thrown in place"):
-                run(at_message(calibrate(approach=Approach(overshoot_um=1.0)), index, throwing))
+                run(at_message(short(), index, throwing))
             assert documents.named("stop")[-1]["exit_status"] == "fail", index
             as_before(bench, index)
 
-    def test_an_abort_at_every_third_message(self, RE, bench, run, calibrate, count):
+    def test_an_abort_at_every_third_message(self, RE, bench, run, short, count):
         for index in [*range(1, count, 3), count - 2, count - 1]:
             with pytest.raises(RunEngineInterrupted):
-                run(at_message(calibrate(), index, pausing))
+                run(at_message(short(), index, pausing))
             RE.abort()
             as_before(bench, index)
 
-    def test_a_pause_at_every_fourth_message(self, RE, bench, documents, run, calibrate, count):
+    def test_a_pause_at_every_fourth_message(self, RE, bench, documents, run, short, count):
         for index in [*range(0, count, 4), count - 1]:
             documents.clear()
             with pytest.raises(RunEngineInterrupted):
-                run(at_message(calibrate(), index, pausing))
+                run(at_message(short(), index, pausing))
             RE.resume()
             recorded = documents.events("led_calibration")[-1]
             assert recorded["led_calibration_rotation_deg"] == pytest.approx(-25), index
