@@ -100,7 +100,7 @@ SHOWN = {
         "rss_growth": "the same: growth of memory after 500 frames",
     },
     "faults": {
-        "faults": "faults of devices, analysis, disk, catalogue and by hand, in 15 plans",
+        "faults": "faults of devices, analysis, disk, catalogue and by hand, in 19 plans",
         "lost_frames": "the same: Events without their frame or document",
         "out_of_bounds": "the same: moves beyond the limits or the travel range",
         "not_restored": "the same: axis, light or camera not as before",

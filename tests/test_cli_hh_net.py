@@ -221,17 +221,17 @@ class TestTrain:
 
         made = tmp_path / "cache"
         monkeypatch.setattr(hh_net, "CACHE", made)
-        small = {"frames": 12, "frame_px": 300}
+        small = {"frames": 6, "frame_px": 300}
         monkeypatch.setattr(hh_net, "TRAINING", (SmearRecipe(5, 8, **small), SmearRecipe(13, 8, **small)))
         monkeypatch.setattr(hh_net, "CALIBRATION", (SmearRecipe(30, 4, **small),))
         monkeypatch.setattr(hh_net, "simulated", _here)
         output = tmp_path / "trained.h5"
-        status, (said,), _ = run("train", "hh-net", "--output", output, "--steps", 300, "--seed", 3, "--json")
+        status, (said,), _ = run("train", "hh-net", "--output", output, "--steps", 100, "--seed", 3, "--json")
         assert status == 0
         card = HHNetModel.load(output).card
         assert (said["model"], said["hash"]) == (str(output.resolve()), card.hash)
-        assert (card.training.seed, card.training.options["steps"]) == (3, 300)
-        assert 180 <= said["frames"] <= 240 and said["fields"] == 20
+        assert (card.training.seed, card.training.options["steps"]) == (3, 100)
+        assert 90 <= said["frames"] <= 120 and said["fields"] == 20
         assert said["figures"]["validation_frame_accuracy_certainty"] > 0.3
         assert len(list(made.glob("*.npz"))) == 3
         kept = hh_net.smear_frames(*hh_net.TRAINING, show=False)
@@ -244,15 +244,15 @@ class TestTrain:
     def test_recorded(self, tmp_path):
         """Stacks of a smear, collected, and trained on: the network learns what these frames show."""
         pytest.importorskip("tensorflow")
-        small = ("--fields", 10, "--frame-px", 310, "--step-um", 3, "--sample", "blood", "--seed", 4)
+        small = ("--fields", 10, "--frame-px", 310, "--step-um", 4, "--sample", "blood", "--seed", 4)
         assert run("collect", "--instrument", "smear", *small, "--json")[0] == 0
         output = tmp_path / "trained.h5"
         train = ("train", "hh-net", "--json", "--run", -1)
         taken = ("--pixel-size-um", 0.33, "--na", 0.4, "--magnification", 20)
-        status, (said,), error = run(*train, *taken, "--steps", 300, "--output", output)
+        status, (said,), error = run(*train, *taken, "--steps", 100, "--output", output)
         assert status == 0, error
         card = HHNetModel.load(output).card
-        assert said["fields"] == card.training.fields == 10 and said["frames"] > 120
+        assert said["fields"] == card.training.fields == 10 and said["frames"] > 90
         assert card.training.data.startswith("recorded: ")
         assert said["figures"]["validation_within_one"] > 0.8
         again = ("--steps", 20, "--start", output, "--output", tmp_path / "again.h5", "--seed", 1)

@@ -285,7 +285,10 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory):
-    """Record labelled stacks; return their folder, the bench, and uids of runs by name."""
+    """Record labelled stacks; return their folder, the bench, and uids of runs by name.
+
+    The catalogue is served all the while: commands attach to it.
+    """
     folder = tmp_path_factory.mktemp("catalog")
     with contextlib.closing(open_catalog(folder)) as catalog:
         run_engine = RunEngine()
@@ -296,7 +299,7 @@ def recorded(tmp_path_factory):
         runs["wide"] = run_engine(bench.collect(2, step_um=1.0, span_um=3.0))[0]
         label = FocusLabel(0, -1, np.nan, usable=False, note="grains of sand")
         run_engine(record_labels([label], labels_of=runs["fine"], labeller="Ada"))
-    return folder, bench, runs
+        yield folder, bench, runs
 
 
 @pytest.fixture

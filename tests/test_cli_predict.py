@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from bluesky_autofocus.catalog import open_catalog
 from bluesky_autofocus.cli import main
 from bluesky_autofocus.models import read_model, write_model
 from bluesky_autofocus.models._dense import DenseNetwork
@@ -245,14 +246,15 @@ def test_predicting_never_imports_tensorflow(weights, frame, pair):
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory):
-    """Return a catalogue with stacks of a few small fields."""
+    """Serve a catalogue with stacks of a few small fields, to which commands attach; return its folder."""
     folder = tmp_path_factory.mktemp("catalog")
     status, said, _ = run(
         "collect", "--catalog", folder, "--fields", 4, "--frame-px", 256, "--range-um", 9, "--step-um", 3,
         "--sample", "first", "--json",
     )  # fmt: skip
     assert status == 0 and said[-1]["complete"]
-    return folder
+    with contextlib.closing(open_catalog(folder)):
+        yield folder
 
 
 def test_a_network_is_trained_from_the_catalogue_and_predicts(catalog, tmp_path):

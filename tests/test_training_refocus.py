@@ -24,10 +24,12 @@ pytestmark = [
 OPTIONS = TrainingOptions(steps=4, batch=2, piece_px=96, channels=(4, 4, 4, 4, 4))
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    for name, value in (("_FAMILIAR", 12), ("_CHECKED", 8), ("_EPOCHS", 2)):
-        monkeypatch.setattr(training, name, value)
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_FAMILIAR", 12), ("_CHECKED", 8), ("_EPOCHS", 2)):
+            patch.setattr(training, name, value)
+        yield
 
 
 def pairs_of(first, count):
@@ -48,10 +50,16 @@ def train(sets, **options):
     return train_refocus([sets[0]], inputs=inputs, validation=[sets[1]], spherical_waves=0.08, **options)
 
 
-def test_a_card_says_what_it_was_trained_on(sets, tmp_path):
-    done = []
-    model = train(sets, progress=lambda n, of: done.append((n, of)))
-    assert done[-1] == (4, 4)
+@pytest.fixture(scope="module")
+def trained(sets):
+    """Return what came of training, and what was told of its progress."""
+    told = []
+    return train(sets, progress=lambda n, of: told.append((n, of))), told
+
+
+def test_a_card_says_what_it_was_trained_on(trained, sets, tmp_path):
+    model, told = trained
+    assert told[-1] == (4, 4)
     card = model.card
     assert card.training.fields == 3 and card.training.frames == 3 * 32
     assert card.architecture_parameters["defocus_um"] == 32
@@ -63,8 +71,8 @@ def test_a_card_says_what_it_was_trained_on(sets, tmp_path):
     np.testing.assert_array_equal(again.refocus(frame).frame, model.refocus(frame).frame)
 
 
-def test_going_on_keeps_the_channels(sets):
-    first = train(sets)
+def test_going_on_keeps_the_channels(trained, sets):
+    first, _ = trained
     second = train(sets, start=first, options=TrainingOptions(steps=2, batch=2, piece_px=96))
     assert second.channels == first.channels == OPTIONS.channels
 
