@@ -104,8 +104,7 @@ def measure(quick: bool) -> tuple[Figures, list[dict[str, Any]], Any]:
 def foreseen(session: Session, size: tuple[int, int]) -> MsgGenerator[Any]:
     """Scan as the how-to says: by surface and drift, with two exposures where that is not sure enough."""
     microscope = session.instrument.devices["microscope"]
-    dark_level = microscope.light_camera.offset
-    ratio = SharpnessAnalysis("laplacian_ratio", name="ratio", dark_level=dark_level, octaves=False)
+    ratio = SharpnessAnalysis("laplacian_ratio", name="ratio", octaves=False)
     ratio.full_scale = session.instrument.full_scale
     session.use("watch", ratio)
     session.use("two_exposure", _pair(microscope))
