@@ -364,12 +364,15 @@ def test_an_axis_that_never_says_that_it_stands_is_sent_on(monkeypatch):
     axis = fake(StoppableFocusPositioner, unit="um")
     axis.setpoint_pv.sim_set_limits((-100.0, 100.0))
     axis.readback_pv.sim_put(0.0)
-    told, sent = [], threading.Event()
+    told, sent, over = [], threading.Event(), threading.Event()
     axis.halt.subscribe(lambda value, **_: told.append(value), run=False)
     axis.setpoint_pv.subscribe(lambda value, **_: value == 0.0 and sent.set(), run=False)
     with pytest.raises(TimeoutError, match="90.0 um is over within 0.05 s"):
-        axis.set(90.0, timeout=0.05).wait(10)  # ophyd's fake signals complete no put
-    assert told == [1]
+        moving = axis.set(90.0, timeout=0.05)  # ophyd's fake signals complete no put
+        moving.add_callback(lambda _: over.set())
+        moving.wait(10)
+    # who waits for a status goes on before what follows from its failure is done; its callbacks come after it
+    assert over.wait(10) and told == [1]
     status = axis.set(0.0)
     assert sent.wait(10) and not status.done
 
