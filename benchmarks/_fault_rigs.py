@@ -324,11 +324,11 @@ class _Eye(Analysis):
 # Plans
 
 
-def _named(method: str, analysis: str, **options: Any) -> Callable[[Any], MsgGenerator[Any]]:
+def _named(
+    method: str, analysis: str, of_rig: Callable[[Any], dict[str, Any]] = lambda rig: {}, **options: Any
+) -> Callable[[Any], MsgGenerator[Any]]:
     def plan(rig: Any) -> MsgGenerator[Any]:
-        chosen = {"travel_um": TRAVEL_UM, "timeout_s": LATE_S, **options}
-        if "leds" in chosen:
-            chosen["leds"] = rig.leds
+        chosen = {"travel_um": TRAVEL_UM, "timeout_s": LATE_S, **of_rig(rig), **options}
         return autofocus(
             rig.detectors, rig.axes["z"], analysis=getattr(rig, analysis), method=method, **chosen
         )
@@ -428,18 +428,12 @@ def _beside(rig: Any) -> MsgGenerator[Any]:
     )
 
 
-def _two_exposures(rig: Any) -> MsgGenerator[Any]:
-    return autofocus(
-        rig.detectors,
-        rig.axes["z"],
-        analysis=rig.pair,
-        method="two_exposure",
-        depth_of_field_um=DOF_UM,
-        stigmators=(rig.axes["x"], rig.axes["y"]),
-        um_per_unit=UM_PER_UNIT,
-        travel_um=TRAVEL_UM,
-        timeout_s=LATE_S,
-    )
+def _lit(rig: Any) -> dict[str, Any]:
+    return {"leds": rig.leds}
+
+
+def _stigmating(rig: Any) -> dict[str, Any]:
+    return {"stigmators": (rig.axes["x"], rig.axes["y"]), "um_per_unit": UM_PER_UNIT}
 
 
 def _collected(rig: Any) -> MsgGenerator[Any]:
@@ -519,11 +513,11 @@ PLANS: dict[str, Callable[[Any], MsgGenerator[Any]]] = {
     "search": _named("search", "sharpness", range_um=40.0, depth_of_field_um=DOF_UM, approach=BACKLASH),
     "brent": _named("brent", "sharpness", range_um=40.0, budget=9),
     "sweep": _named("sweep", "sharpness", range_um=40.0, budget=9, approach=BACKLASH),
-    "single_shot": _named("single_shot", "single_shot", leds=True, depth_of_field_um=DOF_UM),
-    "two_led": _named("two_led", "two_led", leds=True, depth_of_field_um=DOF_UM),
+    "single_shot": _named("single_shot", "single_shot", _lit, depth_of_field_um=DOF_UM),
+    "two_led": _named("two_led", "two_led", _lit, depth_of_field_um=DOF_UM),
     "key_frame": _named("key_frame", "key_frame", depth_of_field_um=DOF_UM),
     "coarse_fine": _named("coarse_fine", "key_frame", depth_of_field_um=DOF_UM),
-    "two_exposure": _two_exposures,
+    "two_exposure": _named("two_exposure", "pair", _stigmating, depth_of_field_um=DOF_UM),
     "map_focus": _mapped,
     "focus_if_blurred": _blurred,
     "focus_beside": _beside,

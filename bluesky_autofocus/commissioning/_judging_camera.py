@@ -50,8 +50,8 @@ def camera_findings(measured: Measured) -> tuple[list[Finding], list[Suggestion]
     if len(shapes) > 1:
         find("frames", Grade.FAILED, f"{said}, and others: they must all be alike.")
     elif no_numbers > 0:
-        no_frame = "no such frame can be used"
-        find("frames", Grade.FAILED, f"{said}; {no_numbers:.2%} of the pixels are no numbers: {no_frame}.")
+        said += f"; {no_numbers:.2%} of the pixels are no numbers: no such frame can be used."
+        find("frames", Grade.FAILED, said)
     else:
         find("frames", Grade.OK, f"{said}.")
     if no_numbers == 1:

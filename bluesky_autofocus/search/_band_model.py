@@ -237,8 +237,10 @@ def empty_beside(sample: Sample, band: int) -> np.ndarray | None:
     return empty if empty.sum() >= LEAST_EMPTY * empty.size else None
 
 
-def shows_specks_alone(bands: BandEnergies) -> bool:
+def shows_specks_alone(bands: BandEnergies | None) -> bool:
     """Return whether a few dark specks are all that has contrast in a frame."""
+    if bands is None:
+        return False
     fine = [band for band, frequency in enumerate(bands.frequencies) if frequency >= FINE]
     dark = any(bands.skews[band] <= SKEW_OF_SPECKS for band in fine)
     return dark and all(_holding_most(bands, band).mean() < MOST_OF_SPECKS for band in fine)

@@ -187,9 +187,7 @@ def octave_search(
         return Conclusion(Reason.NOT_ENOUGH_POINTS)
     if beside is not None and beside.is_one():
         return Conclusion(Reason.SEVERAL_PEAKS)
-    if not specks and evidence.is_of_specks():
-        return Conclusion(Reason.SPECKS)
-    return evidence.conclusion()
+    return evidence.conclusion(specks=specks)
 
 
 class _Evidence:
@@ -232,11 +230,6 @@ class _Evidence:
         elsewhere = apart > max(1.0, self.width, CERTAIN_SIGMAS * others.sigma)
         return others if others.seen.any() and elsewhere else None
 
-    def is_of_specks(self) -> bool:
-        """Return whether the focus is believed and shows a few dark specks alone."""
-        bands = self._nearest.bands
-        return self.objection() is None and bands is not None and shows_specks_alone(bands)
-
     @property
     def _nearest(self) -> Sample:
         """The exposure nearest to the focus."""
@@ -268,9 +261,11 @@ class _Evidence:
         ends = np.abs(self.outer - position).min() < SAME_IN_DOF
         return not ends or (np.abs(self.at - position) < SAME_IN_DOF).sum() < MOST_AT_THE_END
 
-    def conclusion(self) -> Conclusion:
-        """Believe the focus, or say why not."""
+    def conclusion(self, *, specks: bool) -> Conclusion:
+        """Believe the focus, or say why not; of a few dark specks alone only if these may be the specimen."""
         reason = self.objection()
+        if reason is None and not specks and shows_specks_alone(self._nearest.bands):
+            reason = Reason.SPECKS
         if reason is not None:
             return Conclusion(reason)
         return Conclusion(Reason.FOUND, self.fit.centre * self.dof_um, self.sigma * self.dof_um)
